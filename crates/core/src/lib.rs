@@ -18,6 +18,7 @@ pub mod feed;
 pub mod gap;
 pub mod history;
 pub mod interest;
+pub mod metrics;
 pub mod pattern_map;
 pub mod position;
 pub mod publication;
@@ -31,6 +32,7 @@ pub use feed::{Feed, Inlet, feed};
 pub use gap::{Gap, GapCause};
 pub use history::{History, HistoryQuery, Since};
 pub use interest::Interest;
+pub use metrics::{BrokerMetrics, Evicted, Undeliverable};
 pub use pattern_map::PatternMap;
 pub use position::{Epoch, InvalidLogId, LogId, Offset, Position};
 pub use publication::{

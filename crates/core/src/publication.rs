@@ -179,7 +179,9 @@ impl fmt::Debug for IdempotencyKey {
 ///
 /// Shared: a clone is a reference. Absent tags cost nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Tags(Option<Arc<[(Box<str>, Box<str>)]>>);
+pub struct Tags(Option<Arc<[Tag]>>);
+
+type Tag = (Box<str>, Box<str>);
 
 impl Tags {
     /// The value of a tag.

@@ -1,0 +1,256 @@
+//! The metrics that every backend keeps, so that one dashboard fits all of them.
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use crate::GapCause;
+
+/// A backend's metrics, with the label `backend` resolved.
+///
+/// Cheap to clone. [`BrokerMetrics::unregistered`] counts for nobody, for tests and examples.
+#[derive(Clone, Debug)]
+pub struct BrokerMetrics {
+    /// Whether the bus answers.
+    pub up: IntGauge,
+    /// Links to the bus that were made anew.
+    pub reconnects: IntCounter,
+    /// Events received from the bus, or placed where the backend is the bus.
+    pub events: IntCounter,
+    /// Publications that were stored or announced.
+    pub published: IntCounter,
+    /// Publications whose idempotency key was known.
+    pub duplicates: IntCounter,
+    /// Publications that failed.
+    pub publish_errors: IntCounter,
+    /// How long a publish took.
+    pub publish_seconds: Histogram,
+    /// How long a probe took that went through.
+    pub probe_seconds: Histogram,
+    /// Probes that did not go through.
+    pub probe_failures: IntCounter,
+    /// Now less the time of publishing, where the bus carries that.
+    pub lag_seconds: Histogram,
+    /// Patterns that are followed on the bus.
+    pub subscriptions: IntGauge,
+    /// Retained events.
+    pub retained_events: IntGauge,
+    /// What they weigh, in bytes.
+    pub retained_bytes: IntGauge,
+    /// Channels that retain something.
+    pub retained_channels: IntGauge,
+    gaps: IntCounterVec,
+    undeliverable: IntCounterVec,
+    evicted: IntCounterVec,
+    backend: &'static str,
+}
+
+/// Why a message of the bus cannot become an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Undeliverable {
+    /// Its data is not UTF-8.
+    NotUtf8,
+    /// Its data is larger than an event may be.
+    TooLarge,
+    /// Its name on the bus gives no channel name.
+    BadChannel,
+    /// It stands where only Fanfare writes, and is not what Fanfare writes.
+    BadEnvelope,
+    /// Its event type breaks a rule.
+    BadEventType,
+}
+
+/// Why retention took an event away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Evicted {
+    /// More events than `max_count`.
+    Count,
+    /// More bytes than `max_bytes`, of the channel or of all channels.
+    Bytes,
+    /// Older than `max_age`.
+    Age,
+    /// Its channel was forgotten.
+    Idle,
+}
+
+impl BrokerMetrics {
+    /// Makes the metrics of a backend and registers them. Backends of different names share one
+    /// registry.
+    ///
+    /// # Errors
+    /// Where the registry holds other metrics of these names.
+    pub fn register(registry: &Registry, backend: &'static str) -> prometheus::Result<Self> {
+        let (metrics, collectors) = Self::make(backend)?;
+        for collector in collectors {
+            registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// Metrics that no registry shows.
+    ///
+    /// # Panics
+    /// Never: the names are fixed and valid.
+    pub fn unregistered(backend: &'static str) -> Self {
+        #[expect(clippy::expect_used, reason = "the names are fixed; a test makes them")]
+        Self::make(backend).expect("fixed names").0
+    }
+
+    fn make(
+        backend: &'static str,
+    ) -> prometheus::Result<(Self, Vec<Box<dyn prometheus::core::Collector>>)> {
+        let mut all: Vec<Box<dyn prometheus::core::Collector>> = Vec::new();
+        let opts = |name: &str, help: &str| {
+            Opts::new(format!("fanfare_{name}"), help).const_label("backend", backend)
+        };
+        let mut counter = |name: &str, help: &str, label: &str| {
+            let made = IntCounterVec::new(
+                opts(name, help),
+                if label.is_empty() {
+                    &[]
+                } else {
+                    std::slice::from_ref(&label)
+                },
+            )?;
+            all.push(Box::new(made.clone()));
+            prometheus::Result::Ok(made)
+        };
+        let none: &[&str] = &[];
+        let reconnects = counter(
+            "broker_reconnects_total",
+            "Links to the bus that were made anew.",
+            "",
+        )?;
+        let events = counter(
+            "broker_events_total",
+            "Events received from the bus, or placed by it.",
+            "",
+        )?;
+        let published = counter(
+            "broker_published_total",
+            "Publications by outcome.",
+            "outcome",
+        )?;
+        let gaps = counter(
+            "broker_gaps_total",
+            "Gaps that the backend announced, by cause.",
+            "cause",
+        )?;
+        let undeliverable = counter(
+            "broker_undeliverable_total",
+            "Messages of the bus that cannot become events, by reason.",
+            "reason",
+        )?;
+        let probe_failures = counter(
+            "broker_probe_failures_total",
+            "Probes that did not come back in time.",
+            "",
+        )?;
+        let evicted = counter(
+            "retained_evicted_total",
+            "Retained events taken away, by reason.",
+            "reason",
+        )?;
+        let mut gauge = |name: &str, help: &str| {
+            let made = IntGaugeVec::new(opts(name, help), none)?;
+            all.push(Box::new(made.clone()));
+            made.get_metric_with_label_values(none)
+        };
+        let up = gauge("broker_up", "1 while the bus answers.")?;
+        let subscriptions = gauge("broker_subscriptions", "Patterns followed on the bus.")?;
+        let retained_events = gauge("retained_events", "Retained events.")?;
+        let retained_bytes = gauge(
+            "retained_bytes",
+            "What the retained events weigh, in bytes.",
+        )?;
+        let retained_channels = gauge("retained_channels", "Channels that retain something.")?;
+        let mut histogram = |name: &str, help: &str| {
+            let buckets = prometheus::exponential_buckets(0.000_1, 2.5, 13)?;
+            let made =
+                HistogramVec::new(HistogramOpts::from(opts(name, help)).buckets(buckets), none)?;
+            all.push(Box::new(made.clone()));
+            made.get_metric_with_label_values(none)
+        };
+        let metrics = Self {
+            up,
+            reconnects: reconnects.get_metric_with_label_values(none)?,
+            events: events.get_metric_with_label_values(none)?,
+            duplicates: published.get_metric_with_label_values(&["duplicate"])?,
+            publish_errors: published.get_metric_with_label_values(&["error"])?,
+            published: published.get_metric_with_label_values(&["ok"])?,
+            publish_seconds: histogram("broker_publish_seconds", "How long a publish took.")?,
+            probe_seconds: histogram(
+                "broker_probe_seconds",
+                "How long a probe took that went through.",
+            )?,
+            lag_seconds: histogram(
+                "broker_lag_seconds",
+                "From publishing to arrival at this node.",
+            )?,
+            probe_failures: probe_failures.get_metric_with_label_values(none)?,
+            subscriptions,
+            retained_events,
+            retained_bytes,
+            retained_channels,
+            gaps,
+            undeliverable,
+            evicted,
+            backend,
+        };
+        Ok((metrics, all))
+    }
+
+    /// The backend that these are of.
+    pub fn backend(&self) -> &'static str {
+        self.backend
+    }
+
+    /// Counts a gap that the backend announced.
+    pub fn gap(&self, cause: GapCause) {
+        self.gaps.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    /// Counts a message of the bus that cannot become an event.
+    pub fn undeliverable(&self, reason: Undeliverable) {
+        let reason = match reason {
+            Undeliverable::NotUtf8 => "not_utf8",
+            Undeliverable::TooLarge => "too_large",
+            Undeliverable::BadChannel => "bad_channel",
+            Undeliverable::BadEnvelope => "bad_envelope",
+            Undeliverable::BadEventType => "bad_event_type",
+        };
+        self.undeliverable.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts retained events that were taken away.
+    pub fn evicted(&self, reason: Evicted, events: u64) {
+        let reason = match reason {
+            Evicted::Count => "count",
+            Evicted::Bytes => "bytes",
+            Evicted::Age => "age",
+            Evicted::Idle => "idle",
+        };
+        self.evicted.with_label_values(&[reason]).inc_by(events);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_backends_share_a_registry() {
+        let registry = Registry::new();
+        let one = BrokerMetrics::register(&registry, "memory").unwrap();
+        let _two = BrokerMetrics::register(&registry, "redis").unwrap();
+        assert!(BrokerMetrics::register(&registry, "redis").is_err());
+        one.gap(GapCause::Evicted);
+        one.up.set(1);
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        assert!(text.contains("fanfare_broker_gaps_total{backend=\"memory\",cause=\"evicted\"} 1"));
+        assert!(text.contains("fanfare_broker_up{backend=\"memory\"} 1"));
+    }
+}
