@@ -74,6 +74,39 @@ pub enum Evicted {
     Idle,
 }
 
+impl Undeliverable {
+    const ALL: [Self; 5] = [
+        Self::NotUtf8,
+        Self::TooLarge,
+        Self::BadChannel,
+        Self::BadEnvelope,
+        Self::BadEventType,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not_utf8",
+            Self::TooLarge => "too_large",
+            Self::BadChannel => "bad_channel",
+            Self::BadEnvelope => "bad_envelope",
+            Self::BadEventType => "bad_event_type",
+        }
+    }
+}
+
+impl Evicted {
+    const ALL: [Self; 4] = [Self::Count, Self::Bytes, Self::Age, Self::Idle];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Bytes => "bytes",
+            Self::Age => "age",
+            Self::Idle => "idle",
+        }
+    }
+}
+
 impl BrokerMetrics {
     /// Makes the metrics of a backend and registers them. Backends of different names share one
     /// registry.
@@ -172,6 +205,16 @@ impl BrokerMetrics {
             all.push(Box::new(made.clone()));
             made.get_metric_with_label_values(none)
         };
+        // All labels from the start: an alert on `increase` does not see a series that is born at 1.
+        for cause in GapCause::ALL {
+            gaps.get_metric_with_label_values(&[cause.as_str()])?;
+        }
+        for reason in Undeliverable::ALL {
+            undeliverable.get_metric_with_label_values(&[reason.as_str()])?;
+        }
+        for reason in Evicted::ALL {
+            evicted.get_metric_with_label_values(&[reason.as_str()])?;
+        }
         let metrics = Self {
             up,
             reconnects: reconnects.get_metric_with_label_values(none)?,
@@ -213,25 +256,16 @@ impl BrokerMetrics {
 
     /// Counts a message of the bus that cannot become an event.
     pub fn undeliverable(&self, reason: Undeliverable) {
-        let reason = match reason {
-            Undeliverable::NotUtf8 => "not_utf8",
-            Undeliverable::TooLarge => "too_large",
-            Undeliverable::BadChannel => "bad_channel",
-            Undeliverable::BadEnvelope => "bad_envelope",
-            Undeliverable::BadEventType => "bad_event_type",
-        };
-        self.undeliverable.with_label_values(&[reason]).inc();
+        self.undeliverable
+            .with_label_values(&[reason.as_str()])
+            .inc();
     }
 
     /// Counts retained events that were taken away.
     pub fn evicted(&self, reason: Evicted, events: u64) {
-        let reason = match reason {
-            Evicted::Count => "count",
-            Evicted::Bytes => "bytes",
-            Evicted::Age => "age",
-            Evicted::Idle => "idle",
-        };
-        self.evicted.with_label_values(&[reason]).inc_by(events);
+        self.evicted
+            .with_label_values(&[reason.as_str()])
+            .inc_by(events);
     }
 }
 
@@ -252,5 +286,19 @@ mod tests {
             .unwrap();
         assert!(text.contains("fanfare_broker_gaps_total{backend=\"memory\",cause=\"evicted\"} 1"));
         assert!(text.contains("fanfare_broker_up{backend=\"memory\"} 1"));
+    }
+
+    #[test]
+    fn every_label_is_there_before_it_counts() {
+        let registry = Registry::new();
+        BrokerMetrics::register(&registry, "nats").unwrap();
+        let families = registry.gather();
+        let series = |name: &str| {
+            let found = families.iter().find(|family| family.name() == name);
+            found.map_or(0, |family| family.get_metric().len())
+        };
+        assert_eq!(series("fanfare_broker_gaps_total"), GapCause::ALL.len());
+        assert_eq!(series("fanfare_broker_undeliverable_total"), 5);
+        assert_eq!(series("fanfare_retained_evicted_total"), 4);
     }
 }
