@@ -4,6 +4,10 @@ use crate::{Pattern, Position};
 
 /// A known loss: events of the channels in `scope`, after `after` and up to and including `next`,
 /// may be missing. Everything after `next` is whole again.
+///
+/// A gap in a live feed takes a place of its own: `next` lies after every event of the log that
+/// was handed on before it. So a cursor at one of these events lies before the gap's end, and a
+/// client that was away at the time is still told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Gap {
     /// The channels that may have lost events.

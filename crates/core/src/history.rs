@@ -4,6 +4,9 @@ use std::num::NonZeroUsize;
 
 use crate::{Live, LogId, Pattern, Position};
 
+/// The most gaps of one cause that a page tells by name.
+pub const MAX_GAPS: usize = 32;
+
 /// A question for retained events of one log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryQuery {
@@ -22,9 +25,15 @@ pub struct HistoryQuery {
 /// From where on history is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Since {
-    /// From the oldest retained event on. What retention took before that is not a gap.
+    /// From the oldest retained event on. What retention took before that is not a gap, in this
+    /// page; a further page, which is asked for with [`Since::After`], can tell one.
     Oldest,
     /// Everything after this place, or a gap.
+    ///
+    /// Where the place is of another epoch, or beyond the log's head, the answer begins with a gap
+    /// [`NewEpoch`](crate::GapCause::NewEpoch) for the channels asked for, from the place to just
+    /// before their oldest retained event (to the head, where there is none), and goes on with
+    /// everything from there: the client is told, and gets as much as there is.
     After(Position),
     /// The newest so many of each channel, in one page. Where that is more than `limit`, the
     /// newest `limit` of them.
@@ -36,7 +45,12 @@ pub enum Since {
 /// A page of history.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct History {
-    /// Events in offset order, and gaps where they belong among them.
+    /// Events and gaps in the order of [`Live::position`]: a gap comes where it ends.
+    ///
+    /// Each page stands for itself: a gap that reaches beyond [`upto`](Self::upto) is cut there,
+    /// and its rest is told by the next page. What retention took away is one gap for each channel
+    /// that lost something, or, for more than [`MAX_GAPS`], one for each pattern asked for, or, for
+    /// more than that many patterns, one for `>`.
     pub items: Vec<Live>,
     /// How far the answer goes: every event of the channels asked for up to and including this
     /// place is in this page, an earlier one, or covered by a gap. The log's head, unless there is

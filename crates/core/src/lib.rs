@@ -23,6 +23,8 @@ pub mod metrics;
 pub mod pattern_map;
 pub mod position;
 pub mod publication;
+pub mod retention;
+pub mod store;
 
 pub use broker::{Broker, Published, Subscription};
 pub use capabilities::{Capabilities, LogMap};
@@ -40,3 +42,5 @@ pub use position::{Epoch, InvalidLogId, LogId, Offset, Position};
 pub use publication::{
     Data, EventType, IdempotencyKey, InvalidEventType, InvalidKey, NotUtf8, Publication, Tags,
 };
+pub use retention::{Retention, RetentionRule};
+pub use store::{Store, StoreConfig};

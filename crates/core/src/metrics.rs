@@ -72,6 +72,8 @@ pub enum Evicted {
     Age,
     /// Its channel was forgotten.
     Idle,
+    /// It was deleted on request.
+    Purged,
 }
 
 impl Undeliverable {
@@ -95,7 +97,13 @@ impl Undeliverable {
 }
 
 impl Evicted {
-    const ALL: [Self; 4] = [Self::Count, Self::Bytes, Self::Age, Self::Idle];
+    const ALL: [Self; 5] = [
+        Self::Count,
+        Self::Bytes,
+        Self::Age,
+        Self::Idle,
+        Self::Purged,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -103,6 +111,7 @@ impl Evicted {
             Self::Bytes => "bytes",
             Self::Age => "age",
             Self::Idle => "idle",
+            Self::Purged => "purged",
         }
     }
 }
