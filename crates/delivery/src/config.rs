@@ -1,0 +1,88 @@
+//! The bounds and times of delivery.
+
+use std::time::Duration;
+
+use fanfare_core::{Pattern, feed::FeedBounds};
+
+/// The bounds and times of delivery.
+#[derive(Clone, Debug)]
+pub struct DeliveryConfig {
+    /// This node's name, shown in `fanfare.hello`.
+    pub node: String,
+    /// How many shards fan out; one a core is right.
+    pub shards: usize,
+    /// The most bytes that wait for one subscriber. A single event larger than this passes alone.
+    pub outbox_bytes: usize,
+    /// About the most bytes of recent frames that a shard keeps for joining subscribers.
+    pub ring_bytes: usize,
+    /// The most events in a page of history that is read for a joining subscriber.
+    pub page_events: usize,
+    /// About the most bytes in such a page.
+    pub page_bytes: usize,
+    /// The most history calls that a shard has under way at once; further ones wait their turn.
+    pub history_calls: usize,
+    /// How often an idle stream gets a heartbeat; jittered downwards by up to a tenth.
+    pub heartbeat: Duration,
+    /// After how long a client that takes nothing of what waits for it is cut off.
+    pub stall_timeout: Duration,
+    /// The least time after which a client is told to come back; jittered upwards by up to half.
+    pub retry: Duration,
+    /// What to do with a subscriber whose outbox is full; the first rule that selects the channel,
+    /// else [`SlowPolicy::Close`].
+    pub slow: Vec<SlowRule>,
+    /// Bounds of this node's feed.
+    pub feed: FeedBounds,
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self {
+            node: "fanfare".into(),
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            outbox_bytes: 1 << 20,
+            ring_bytes: 16 << 20,
+            page_events: 256,
+            page_bytes: 1 << 20,
+            history_calls: 64,
+            heartbeat: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
+            retry: Duration::from_secs(2),
+            slow: Vec::new(),
+            feed: FeedBounds::default(),
+        }
+    }
+}
+
+impl DeliveryConfig {
+    /// What to do when an event of `channel` does not fit into an outbox.
+    pub(crate) fn slow_policy(&self, channel: &fanfare_core::Channel) -> SlowPolicy {
+        let rule = self.slow.iter().find(|rule| rule.channels.matches(channel));
+        rule.map_or(SlowPolicy::Close, |rule| rule.policy)
+    }
+
+    /// How long a client is told to wait before it comes back.
+    pub(crate) fn jittered_retry(&self) -> Duration {
+        self.retry + self.retry.mul_f64(fastrand::f64() / 2.0)
+    }
+}
+
+/// Which policy a channel has.
+#[derive(Clone, Debug)]
+pub struct SlowRule {
+    /// The channels.
+    pub channels: Pattern,
+    /// The policy.
+    pub policy: SlowPolicy,
+}
+
+/// What to do with a subscriber whose outbox is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SlowPolicy {
+    /// End the stream; the client comes back with its last id and misses nothing that is retained.
+    #[default]
+    Close,
+    /// Drop, and say so with a gap when there is room again.
+    Gap,
+    /// Keep the newest event of each channel, and say with a gap that others were passed over.
+    Latest,
+}

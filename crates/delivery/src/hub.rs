@@ -1,0 +1,278 @@
+//! This node's fan-out, seen from the edge: join, and what is being followed.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use fanfare_core::{Broker, BrokerError, Inlet, LogId, Pattern, Since, feed};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::{
+    DeliveryConfig, Format, Metrics, Seat, Start, Subscriber, control,
+    follow::{Follows, Share},
+    outbox::{Doorbell, Outbox},
+    relay,
+    shard::{self, Joining, Message, Shard},
+    sink::Hold,
+};
+
+/// The most messages that wait for a shard. A relay or a join that finds it full waits.
+const INBOX: usize = 256;
+
+/// This node's fan-out. A clone is the same hub; the last one that goes takes its shards along.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<DeliveryConfig>,
+    broker: Arc<dyn Broker>,
+    follows: Arc<Follows>,
+    inlet: Inlet,
+    shards: Vec<ShardHandle>,
+    next_id: AtomicU64,
+    draining: AtomicBool,
+    census: Arc<Census>,
+}
+
+#[derive(Debug)]
+struct ShardHandle {
+    inbox: mpsc::Sender<Message>,
+    doorbell: Arc<Doorbell>,
+}
+
+#[derive(Debug, Default)]
+struct Census {
+    subscribers: AtomicUsize,
+    left: Notify,
+}
+
+/// One subscriber in the census, for as long as its sink lives.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<Census>);
+
+/// A pattern that this node follows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Followed {
+    /// The pattern, or channel.
+    pub pattern: Pattern,
+    /// How many subscribers share it.
+    pub subscribers: usize,
+}
+
+/// Why a subscriber was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The node is going away.
+    #[error("the node is draining")]
+    Draining,
+    /// The broker could not follow its channels.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+impl Hub {
+    /// Starts the relay and the shards as tasks of the current tokio runtime.
+    pub fn spawn(config: DeliveryConfig, broker: Arc<dyn Broker>, metrics: Metrics) -> Self {
+        let config = Arc::new(config);
+        let (inlet, feed) = feed(config.feed);
+        let shards: Vec<ShardHandle> = (0..config.shards.max(1))
+            .map(|_| {
+                let (inbox, messages) = mpsc::channel(INBOX);
+                let doorbell = Arc::new(Doorbell::default());
+                let shard = Shard::new(config.clone(), metrics.clone());
+                tokio::spawn(shard::run(
+                    shard,
+                    messages,
+                    doorbell.clone(),
+                    broker.clone(),
+                ));
+                ShardHandle { inbox, doorbell }
+            })
+            .collect();
+        let inboxes = shards.iter().map(|shard| shard.inbox.clone()).collect();
+        tokio::spawn(relay::run(feed, inboxes, metrics.clone()));
+        let follows = Arc::new(Follows::new(broker.clone(), inlet.clone(), metrics));
+        let inner = Inner {
+            config,
+            broker,
+            follows,
+            inlet,
+            shards,
+            next_id: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            census: Arc::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Takes a subscriber: follows its channels at the broker and hands it to a shard. The answer
+    /// is its seat; the stream begins when the seat's sink is read.
+    ///
+    /// Cancel safe: a dropped call leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`JoinError`]; nothing was taken.
+    pub async fn join(&self, mut subscriber: Subscriber) -> Result<Seat, JoinError> {
+        let inner = &self.inner;
+        if inner.draining.load(Ordering::Acquire) {
+            return Err(JoinError::Draining);
+        }
+        subscriber.channels.sort_unstable();
+        subscriber.channels.dedup();
+        let mut shares: Vec<Share> = Vec::with_capacity(subscriber.channels.len());
+        for pattern in &subscriber.channels {
+            shares.push(inner.follows.follow(pattern).await?);
+        }
+        let id = inner.next_id.fetch_add(1, Ordering::Relaxed);
+        let shard = &inner.shards[(id % inner.shards.len() as u64) as usize];
+        let outbox = Arc::new(Outbox::new(shard.doorbell.clone()));
+        if subscriber.format != Format::Items {
+            outbox.force(control::preface(inner.config.jittered_retry()).into());
+        }
+        let hold = Hold {
+            outbox: outbox.clone(),
+            shares,
+            guard: Some(subscriber.guard),
+            _count: Counted::new(&inner.census),
+        };
+        let (key, told) = oneshot::channel();
+        let joining = Joining {
+            id,
+            outbox,
+            logs: plan(
+                &inner.broker.capabilities().logs,
+                &subscriber.channels,
+                &subscriber.start,
+            ),
+            channels: subscriber.channels.into(),
+            format: subscriber.format,
+            hello: subscriber.hello,
+            resumes: matches!(subscriber.start, Start::After(_)),
+            filter: subscriber.filter,
+            ends_at: subscriber.ends_at,
+            abort: subscriber.abort,
+            key,
+        };
+        let seat = Seat::new(hold, told, shard.inbox.clone());
+        match shard.inbox.send(Message::Join(Box::new(joining))).await {
+            Ok(()) => Ok(seat),
+            Err(_) => Err(JoinError::Draining),
+        }
+    }
+
+    /// What this node follows, most subscribers first, at most `limit` of them.
+    pub fn followed(&self, limit: usize) -> Vec<Followed> {
+        let mut all: Vec<Followed> = (self.inner.follows.list().into_iter())
+            .map(|(pattern, subscribers)| Followed {
+                pattern,
+                subscribers,
+            })
+            .collect();
+        all.sort_by(|a, b| {
+            b.subscribers
+                .cmp(&a.subscribers)
+                .then_with(|| a.pattern.cmp(&b.pattern))
+        });
+        all.truncate(limit);
+        all
+    }
+
+    /// How many subscribers there are.
+    pub fn subscribers(&self) -> usize {
+        self.inner.census.subscribers.load(Ordering::Acquire)
+    }
+
+    /// Takes no more subscribers and ends every stream with `fanfare.close`, spread evenly over
+    /// `window`. Returns when all are gone, or when the window and the time in which a client
+    /// that reads takes what is queued are over.
+    ///
+    /// A dropped call goes on draining.
+    pub async fn drain(&self, window: Duration) {
+        let inner = &self.inner;
+        inner.draining.store(true, Ordering::Release);
+        for shard in &inner.shards {
+            // A shard that is gone has nobody to drain.
+            let _ = shard.inbox.send(Message::Drain(window)).await;
+        }
+        let gone = async {
+            loop {
+                let left = inner.census.left.notified();
+                if self.subscribers() == 0 {
+                    break;
+                }
+                left.await;
+            }
+        };
+        let _ = tokio::time::timeout(window + Duration::from_secs(1), gone).await;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Ends the relay, which ends the shards.
+        self.inlet.close();
+    }
+}
+
+impl Counted {
+    fn new(census: &Arc<Census>) -> Self {
+        census.subscribers.fetch_add(1, Ordering::AcqRel);
+        Self(census.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.0.subscribers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.left.notify_waiters();
+        }
+    }
+}
+
+/// Which channels are followed in which log, and from where on.
+fn plan(map: &fanfare_core::LogMap, channels: &[Pattern], start: &Start) -> Vec<shard::JoiningLog> {
+    let mut logs: Vec<(LogId, Vec<Pattern>)> = Vec::new();
+    for pattern in channels {
+        for log in map.of(pattern) {
+            match logs.iter_mut().find(|(held, _)| *held == log) {
+                Some((_, patterns)) => patterns.push(pattern.clone()),
+                None => logs.push((log, vec![pattern.clone()])),
+            }
+        }
+    }
+    // A cursor that names none of these logs is of another backend: everything after it is lost
+    // to these channels, and they are told. One that names some was made when fewer channels
+    // were followed: those that it does not name start now.
+    let foreign = match start {
+        Start::After(cursor) if !logs.iter().any(|(log, _)| cursor.get(log).is_some()) => {
+            cursor.places().first().cloned()
+        }
+        _ => None,
+    };
+    let since = |log: &LogId| match start {
+        Start::Now => Since::Now,
+        Start::Oldest => Since::Oldest,
+        Start::Last(count) => Since::Last(*count),
+        Start::After(cursor) => cursor
+            .get(log)
+            .map_or(Since::Now, |place| Since::After(place.clone())),
+    };
+    logs.into_iter()
+        .map(|(log, channels)| shard::JoiningLog {
+            since: since(&log),
+            foreign: foreign.clone(),
+            log,
+            channels,
+        })
+        .collect()
+}

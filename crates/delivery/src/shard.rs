@@ -1,0 +1,370 @@
+//! One core's part of the fan-out: a state machine without clock, task or socket.
+//!
+//! It is told what happened ([`Message`], a page of history, a bell, a tick) and answers with
+//! bytes in outboxes and with [`Fetch`]es that it wants made. `run` drives it in production, a
+//! seeded scheduler in `tests/seam.rs`; both see the same code.
+
+mod catch_up;
+mod class;
+mod member;
+mod run;
+mod slow;
+#[cfg(test)]
+mod tests;
+mod wheel;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, PatternMap, Position};
+use slab::Slab;
+use tokio::sync::oneshot;
+
+pub(crate) use member::{Joining, JoiningLog};
+pub(crate) use run::run;
+
+use crate::{
+    CloseReason, DeliveryConfig, Metrics, control,
+    frame::Frame,
+    outbox::Key,
+    ring::{LogIndex, Passing, Ring},
+};
+use class::{Classes, Rendered};
+use member::{Member, Stage};
+use wheel::Wheel;
+
+/// Milliseconds since the shard began.
+pub(crate) type Millis = u64;
+
+/// What a shard is told through its inbox.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Events and gaps, in the order of the feed.
+    Batch(Arc<[Passing]>),
+    /// A subscriber.
+    Join(Box<Joining>),
+    /// End one stream.
+    Close {
+        key: oneshot::Receiver<Key>,
+        reason: CloseReason,
+    },
+    /// End all streams, spread over the window.
+    Drain(Duration),
+    /// The broker was closed.
+    FeedEnded,
+}
+
+/// A page of history that a subscriber waits for.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) key: Key,
+    pub(crate) query: HistoryQuery,
+}
+
+pub(crate) struct Shard {
+    config: Arc<DeliveryConfig>,
+    metrics: Metrics,
+    members: Slab<Member>,
+    /// Which slots follow what.
+    interest: PatternMap<Vec<u32>>,
+    logs: Vec<LogId>,
+    /// The newest place of each log that every live subscriber of it was handed.
+    heads: Vec<Option<Position>>,
+    classes: Classes,
+    ring: Ring,
+    wheel: Wheel,
+    fetches: VecDeque<Fetch>,
+    /// Slots whose sinks are to be woken when the turn ends.
+    dirty: Vec<u32>,
+    /// Numbers what passes, so that a subscriber whose patterns overlap gets it once.
+    turn: u64,
+    now: Millis,
+    drain: Option<Drain>,
+    tally: Tally,
+}
+
+#[derive(Debug)]
+struct Drain {
+    until: Millis,
+    queue: Vec<Key>,
+}
+
+/// Counts of one turn, added to the shared metrics when it ends: one atomic a turn, not one a
+/// delivery.
+#[derive(Debug, Default)]
+struct Tally {
+    frames: u64,
+    bytes: u64,
+    withheld: u64,
+    replayed: u64,
+}
+
+impl Shard {
+    pub(crate) fn new(config: Arc<DeliveryConfig>, metrics: Metrics) -> Self {
+        Self {
+            ring: Ring::new(config.ring_bytes),
+            config,
+            classes: Classes::new(metrics.clone()),
+            metrics,
+            members: Slab::new(),
+            interest: PatternMap::new(),
+            logs: Vec::new(),
+            heads: Vec::new(),
+            wheel: Wheel::default(),
+            fetches: VecDeque::new(),
+            dirty: Vec::new(),
+            turn: 0,
+            now: 0,
+            drain: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Tells the time. Everything that happens until the next call happens now.
+    pub(crate) fn set_now(&mut self, now: Millis) {
+        self.now = self.now.max(now);
+    }
+
+    /// The history calls that subscribers wait for, oldest first.
+    pub(crate) fn next_fetch(&mut self) -> Option<Fetch> {
+        loop {
+            let fetch = self.fetches.pop_front()?;
+            if self.member(fetch.key).is_some() {
+                return Some(fetch);
+            }
+        }
+    }
+
+    pub(crate) fn on_batch(&mut self, batch: &[Passing]) {
+        let ring_before = self.ring.bytes();
+        for passing in batch {
+            self.turn += 1;
+            let log = self.log_index(&passing.position().log);
+            match passing {
+                Passing::Frame(frame) => self.on_frame(log, frame),
+                Passing::Gap(gap) => self.on_gap(log, gap),
+            }
+        }
+        let grown = self.ring.bytes() as i64 - ring_before as i64;
+        self.metrics.ring_bytes.add(grown);
+        self.measure(batch);
+    }
+
+    /// One look at the clock a batch, one observation an event.
+    fn measure(&self, batch: &[Passing]) {
+        let now = SystemTime::now();
+        for passing in batch {
+            if let Passing::Frame(frame) = passing {
+                // A publisher's clock that is ahead of ours is no latency.
+                let age = now
+                    .duration_since(frame.event.published_at)
+                    .unwrap_or_default();
+                self.metrics.latency.observe(age.as_secs_f64());
+            }
+        }
+    }
+
+    fn on_frame(&mut self, log: LogIndex, frame: &Arc<Frame>) {
+        let event = &frame.event;
+        self.heads[usize::from(log)] = Some(event.position.clone());
+        let Self {
+            interest,
+            members,
+            classes,
+            heads,
+            logs,
+            config,
+            tally,
+            dirty,
+            turn,
+            ..
+        } = self;
+        let mut overfull: Vec<u32> = Vec::new();
+        let mut followed = false;
+        interest.each_match(&event.channel, |slots| {
+            followed = true;
+            for slot in slots {
+                let Some(member) = members.get_mut(*slot as usize) else {
+                    continue;
+                };
+                if std::mem::replace(&mut member.seen, *turn) == *turn {
+                    continue;
+                }
+                // The ring has it for those who are catching up.
+                if matches!(member.stage, Stage::CatchingUp(_) | Stage::Closing)
+                    || !member.floors.is_empty() && member.is_past(log, &event.position)
+                {
+                    continue;
+                }
+                match classes.render(member.class, *turn, frame, heads, logs) {
+                    Rendered::Bytes(bytes) => {
+                        let size = bytes.len();
+                        let live = matches!(member.stage, Stage::Live);
+                        if live && member.outbox.push(bytes, config.outbox_bytes) {
+                            member.touched = true;
+                            tally.frames += 1;
+                            tally.bytes += size as u64;
+                            dirty.push(*slot);
+                        } else {
+                            overfull.push(*slot);
+                        }
+                    }
+                    Rendered::Withheld => tally.withheld += 1,
+                    Rendered::Failed => {
+                        member
+                            .outbox
+                            .force(control::gap(member.format, &class::failed(event)));
+                        dirty.push(*slot);
+                    }
+                }
+            }
+        });
+        if followed {
+            self.ring.push(log, Passing::Frame(frame.clone()));
+        }
+        for slot in overfull {
+            self.on_overfull(slot, frame);
+        }
+    }
+
+    fn on_gap(&mut self, log: LogIndex, gap: &Arc<Gap>) {
+        // A gap of a new epoch is where that epoch begins for this node.
+        self.heads[usize::from(log)] = Some(gap.next.clone());
+        self.ring.push(log, Passing::Gap(gap.clone()));
+        for (slot, member) in &mut self.members {
+            let waits = matches!(member.stage, Stage::CatchingUp(_) | Stage::Closing);
+            if waits || !member.is_touched_by(log, gap) || member.is_past(log, &gap.next) {
+                continue;
+            }
+            match &mut member.stage {
+                Stage::Live => {
+                    member.outbox.force(control::gap(member.format, gap));
+                    self.metrics.gap(gap.cause);
+                    self.dirty.push(slot as u32);
+                }
+                Stage::Behind(backlog) => backlog.lose((**gap).clone()),
+                Stage::CatchingUp(_) | Stage::Closing => {}
+            }
+        }
+    }
+
+    /// A page of history came, or could not be had.
+    pub(crate) fn on_page(&mut self, key: Key, log: &LogId, page: Result<History, BrokerError>) {
+        if self.member(key).is_none() {
+            return;
+        }
+        match page {
+            Ok(page) => self.take_page(key, log, page),
+            Err(error) => {
+                tracing::warn!(%error, "history cannot be read; the client is told to come back");
+                self.close(key.slot, CloseReason::Broker);
+            }
+        }
+    }
+
+    /// A sink moved on, or went away.
+    pub(crate) fn on_bell(&mut self, key: Key) {
+        let Some(member) = self.member(key) else {
+            return;
+        };
+        if member.outbox.answer() {
+            self.forget(key.slot, CloseReason::Client);
+            return;
+        }
+        match member.stage {
+            Stage::CatchingUp(_) => self.advance(key.slot),
+            Stage::Behind(_) => self.recover(key.slot),
+            Stage::Live | Stage::Closing => {}
+        }
+    }
+
+    /// Time passed: heartbeats, expiries, stalls, and the drain.
+    pub(crate) fn on_tick(&mut self) {
+        while let Some(key) = self.wheel.next_due(self.now) {
+            self.on_due(key);
+        }
+        self.drain_some();
+    }
+
+    pub(crate) fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Batch(batch) => self.on_batch(&batch),
+            Message::Join(joining) => self.join(*joining),
+            Message::Close { mut key, reason } => {
+                if let Ok(key) = key.try_recv()
+                    && self.member(key).is_some()
+                {
+                    self.close(key.slot, reason);
+                }
+            }
+            Message::Drain(window) => {
+                let all = self
+                    .members
+                    .iter()
+                    .map(|(slot, member)| member.key(slot))
+                    .collect();
+                let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                self.drain = Some(Drain {
+                    until: self.now.saturating_add(window),
+                    queue: all,
+                });
+            }
+            Message::FeedEnded => {
+                let all: Vec<usize> = self.members.iter().map(|(slot, _)| slot).collect();
+                all.into_iter()
+                    .for_each(|slot| self.close(slot as u32, CloseReason::Broker));
+            }
+        }
+    }
+
+    /// Closes an even share of those who are left to drain.
+    fn drain_some(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let left = drain.until.saturating_sub(self.now);
+        let ticks = left / run::TICK.as_millis() as u64 + 1;
+        let share = drain
+            .queue
+            .len()
+            .div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX));
+        let from = drain.queue.len() - share;
+        for key in drain.queue.split_off(from) {
+            if self.member(key).is_some() {
+                self.close(key.slot, CloseReason::Drain);
+            }
+        }
+    }
+
+    /// Ends a turn: wakes sinks once for all that was put into their outboxes.
+    pub(crate) fn flush(&mut self) {
+        for slot in std::mem::take(&mut self.dirty) {
+            if let Some(member) = self.members.get(slot as usize) {
+                member.outbox.wake();
+            }
+        }
+        let tally = std::mem::take(&mut self.tally);
+        self.metrics.frames.inc_by(tally.frames);
+        self.metrics.bytes.inc_by(tally.bytes);
+        self.metrics.withheld.inc_by(tally.withheld);
+        self.metrics.replayed.inc_by(tally.replayed);
+    }
+
+    fn log_index(&mut self, log: &LogId) -> LogIndex {
+        // Logs are few: a backend names them in its capabilities.
+        let known = self.logs.iter().position(|held| held == log);
+        let index = known.unwrap_or_else(|| {
+            self.logs.push(log.clone());
+            self.heads.push(None);
+            self.logs.len() - 1
+        });
+        index as LogIndex
+    }
+
+    fn member(&mut self, key: Key) -> Option<&mut Member> {
+        self.members
+            .get_mut(key.slot as usize)
+            .filter(|member| member.id == key.id)
+    }
+}

@@ -1,0 +1,333 @@
+//! A subscriber as its shard sees it: joining, being looked at in time, leaving.
+
+use std::sync::Arc;
+
+use fanfare_core::{Epoch, Gap, LogId, Pattern, Position, Since};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::{Millis, Shard, catch_up::CatchUp, slow::Backlog};
+use crate::{
+    CloseReason, Filter, Format, control,
+    outbox::{Key, Outbox},
+    ring::LogIndex,
+};
+
+/// The longest time for which a subscriber is not looked at.
+const LOOK: Millis = 15_000;
+
+/// A subscriber on its way to a shard.
+pub(crate) struct Joining {
+    pub(crate) id: u64,
+    pub(crate) outbox: Arc<Outbox>,
+    /// What it follows, by log, and from where on.
+    pub(crate) logs: Vec<JoiningLog>,
+    pub(crate) channels: Box<[Pattern]>,
+    pub(crate) format: Format,
+    pub(crate) hello: bool,
+    /// Whether it came with a cursor.
+    pub(crate) resumes: bool,
+    pub(crate) filter: Option<Arc<dyn Filter>>,
+    pub(crate) ends_at: Option<(std::time::Instant, CloseReason)>,
+    pub(crate) abort: Arc<dyn Fn() + Send + Sync>,
+    pub(crate) key: oneshot::Sender<Key>,
+}
+
+/// What a joining subscriber follows in one log.
+#[derive(Debug)]
+pub(crate) struct JoiningLog {
+    pub(crate) log: LogId,
+    pub(crate) channels: Vec<Pattern>,
+    pub(crate) since: Since,
+    /// A place that the cursor names, but in no log that these channels live in.
+    pub(crate) foreign: Option<Position>,
+}
+
+pub(super) struct Member {
+    pub(super) id: u64,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) channels: Box<[Pattern]>,
+    pub(super) logs: SmallVec<[LogIndex; 2]>,
+    pub(super) format: Format,
+    pub(super) filter: Option<Arc<dyn Filter>>,
+    /// Its class, while it is live.
+    pub(super) class: usize,
+    pub(super) stage: Stage,
+    /// Where history put it ahead of the feed, by log; empty once the feed has come past.
+    pub(super) floors: SmallVec<[Floor; 1]>,
+    /// The turn in which something for it passed last.
+    pub(super) seen: u64,
+    /// Whether anything was put into its outbox since it was looked at.
+    pub(super) touched: bool,
+    heard: Millis,
+    taken: u64,
+    taken_at: Millis,
+    /// What the gauge of waiting bytes holds of it.
+    reported: i64,
+    ends_at: Option<(Millis, CloseReason)>,
+    abort: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Up to here history has given a live subscriber everything of a log.
+pub(super) struct Floor {
+    pub(super) log: LogIndex,
+    pub(super) place: Position,
+    /// An epoch that is older than the place's.
+    pub(super) older: Option<Epoch>,
+}
+
+pub(super) enum Stage {
+    /// Being served from history and the ring.
+    CatchingUp(Box<CatchUp>),
+    /// Handed each event as it passes.
+    Live,
+    /// Too slow for its outbox.
+    Behind(Box<Backlog>),
+    /// Told to go; what is queued may still be taken.
+    Closing,
+}
+
+impl Member {
+    pub(super) fn key(&self, slot: usize) -> Key {
+        Key {
+            slot: slot as u32,
+            id: self.id,
+        }
+    }
+
+    /// Whether history has given it what passes at `position` already.
+    pub(super) fn is_past(&mut self, log: LogIndex, position: &Position) -> bool {
+        let Some(index) = self.floors.iter().position(|floor| floor.log == log) else {
+            return false;
+        };
+        let floor = &self.floors[index];
+        let past = match position.is_after(&floor.place) {
+            Some(after) => !after,
+            None => floor.older == Some(position.epoch),
+        };
+        if !past {
+            self.floors.swap_remove(index);
+        }
+        past
+    }
+
+    pub(super) fn is_touched_by(&self, log: LogIndex, gap: &Gap) -> bool {
+        self.logs.contains(&log) && self.channels.iter().any(|own| own.intersects(&gap.scope))
+    }
+}
+
+impl Shard {
+    pub(super) fn join(&mut self, joining: Joining) {
+        let logs = joining
+            .logs
+            .iter()
+            .map(|log| self.log_index(&log.log))
+            .collect();
+        let entry = self.members.vacant_entry();
+        let key = Key {
+            slot: entry.key() as u32,
+            id: joining.id,
+        };
+        if !joining.outbox.register(key) {
+            return;
+        }
+        let started = self.now;
+        // An instant that cannot be told in milliseconds from now is further off than any stream.
+        let ends_at = joining.ends_at.and_then(|(at, reason)| {
+            let left = at.saturating_duration_since(std::time::Instant::now());
+            Some((
+                started.checked_add(u64::try_from(left.as_millis()).ok()?)?,
+                reason,
+            ))
+        });
+        entry.insert(Member {
+            id: joining.id,
+            outbox: joining.outbox,
+            channels: joining.channels,
+            logs,
+            format: joining.format,
+            filter: joining.filter,
+            class: usize::MAX,
+            stage: Stage::CatchingUp(Box::new(CatchUp::new(
+                joining.logs,
+                joining.hello,
+                joining.resumes,
+            ))),
+            floors: SmallVec::new(),
+            seen: 0,
+            touched: false,
+            heard: started,
+            taken: 0,
+            taken_at: started,
+            reported: 0,
+            ends_at,
+            abort: joining.abort,
+        });
+        self.metrics.subscribers.inc();
+        // Registered before history is asked: from here on nothing of its channels can be missed.
+        let channels = self.members[key.slot as usize].channels.clone();
+        for channel in &channels {
+            self.interest.entry(channel, Vec::new).push(key.slot);
+        }
+        // A closer that was dropped wants no key.
+        let _ = joining.key.send(key);
+        self.look_again(key);
+        self.advance(key.slot);
+        if let Some(drain) = &mut self.drain {
+            drain.queue.push(key);
+        }
+    }
+
+    /// A subscriber is looked at: has its time come, is it stalled, does it need a heartbeat?
+    pub(super) fn on_due(&mut self, key: Key) {
+        let now = self.now;
+        let heartbeat = millis(self.config.heartbeat);
+        let stall = millis(self.config.stall_timeout);
+        let Some(member) = self.member(key) else {
+            return;
+        };
+        let level = member.outbox.level();
+        let reported = level.bytes as i64;
+        let grown = reported - std::mem::replace(&mut member.reported, reported);
+        if level.taken != member.taken || level.bytes == 0 {
+            (member.taken, member.taken_at) = (level.taken, now);
+        }
+        if std::mem::take(&mut member.touched) {
+            member.heard = now;
+        }
+        let stalled = now.saturating_sub(member.taken_at) >= stall;
+        let ended = member.ends_at.filter(|(at, _)| *at <= now);
+        let quiet = now.saturating_sub(member.heard) >= heartbeat;
+        let beats = quiet && level.bytes == 0 && !matches!(member.stage, Stage::Closing);
+        if beats && member.format != Format::Items {
+            member.heard = now;
+            member
+                .outbox
+                .force(bytes::Bytes::from_static(fanfare_sse::HEARTBEAT));
+            self.metrics.heartbeats.inc();
+            self.dirty.push(key.slot);
+        }
+        self.metrics.outbox_bytes.add(grown);
+        if stalled {
+            self.cut_off(key.slot);
+            return;
+        }
+        if let Some((_, reason)) = ended {
+            if let Some(member) = self.member(key) {
+                member.ends_at = None;
+            }
+            self.close(key.slot, reason);
+        }
+        self.look_again(key);
+    }
+
+    fn look_again(&mut self, key: Key) {
+        let heartbeat = millis(self.config.heartbeat);
+        let stall = millis(self.config.stall_timeout);
+        let now = self.now;
+        let Some(member) = self.member(key) else {
+            return;
+        };
+        // Up to a tenth earlier, so that streams which began together do not beat together.
+        let beat = heartbeat - fastrand::u64(0..=heartbeat / 10);
+        let mut at = (member.heard + beat).max(now + beat / 2).min(now + LOOK);
+        at = at.min(now + (stall / 2).max(100));
+        if let Some((end, _)) = member.ends_at {
+            at = at.min(end);
+        }
+        self.wheel.add(key, at.max(now + 1));
+    }
+
+    /// Ends a stream: what is queued may still be taken, then its reason is told.
+    pub(super) fn close(&mut self, slot: u32, reason: CloseReason) {
+        let retry = self.config.jittered_retry();
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        if matches!(member.stage, Stage::Closing) {
+            return;
+        }
+        if member.format == Format::Items {
+            member
+                .outbox
+                .force(format!("{{\"close\":\"{}\"}}", reason.as_str()).into());
+        } else {
+            member
+                .outbox
+                .force(control::close(reason.as_str(), retry).into());
+        }
+        member.outbox.end();
+        self.metrics.close(reason);
+        self.retire(slot);
+        self.dirty.push(slot);
+    }
+
+    /// Ends the stream of a client that takes nothing: its connection is cut.
+    fn cut_off(&mut self, slot: u32) {
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        member.outbox.cut();
+        let abort = member.abort.clone();
+        if !matches!(member.stage, Stage::Closing) {
+            self.metrics.close(CloseReason::Stalled);
+            self.retire(slot);
+        }
+        abort();
+    }
+
+    /// The sink is gone.
+    pub(super) fn forget(&mut self, slot: u32, reason: CloseReason) {
+        let Some(member) = self.members.get(slot as usize) else {
+            return;
+        };
+        if !matches!(member.stage, Stage::Closing) {
+            self.metrics.close(reason);
+            self.retire(slot);
+        }
+        let member = self.members.remove(slot as usize);
+        self.metrics.outbox_bytes.sub(member.reported);
+        self.metrics.subscribers.dec();
+        if self.members.is_empty() {
+            self.members.shrink_to_fit();
+        }
+    }
+
+    /// Takes a subscriber out of everything but its slot.
+    fn retire(&mut self, slot: u32) {
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        if !matches!(
+            std::mem::replace(&mut member.stage, Stage::Closing),
+            Stage::CatchingUp(_)
+        ) {
+            self.classes.leave(member.class);
+        }
+        for channel in &member.channels {
+            let Some(slots) = self.interest.get_mut(channel) else {
+                continue;
+            };
+            if let Some(index) = slots.iter().position(|held| *held == slot) {
+                slots.swap_remove(index);
+            }
+            if slots.is_empty() {
+                self.interest.remove(channel);
+            }
+        }
+    }
+}
+
+pub(super) fn millis(duration: std::time::Duration) -> Millis {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX / 4)
+        .min(u64::MAX / 4)
+}
+
+impl std::fmt::Debug for Joining {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Joining")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
