@@ -116,7 +116,8 @@ impl Hub {
     }
 
     /// Takes a subscriber: follows its channels at the broker and hands it to a shard. The answer
-    /// is its seat; the stream begins when the seat's sink is read.
+    /// is its seat, once the place that it starts from is known: what is published after the
+    /// return comes after that place.
     ///
     /// Cancel safe: a dropped call leaves nothing behind.
     ///
@@ -145,7 +146,7 @@ impl Hub {
             guard: Some(subscriber.guard),
             _count: Counted::new(&inner.census),
         };
-        let (key, told) = oneshot::channel();
+        let (seated, told) = oneshot::channel();
         let joining = Joining {
             id,
             outbox,
@@ -161,13 +162,17 @@ impl Hub {
             filter: subscriber.filter,
             ends_at: subscriber.ends_at,
             abort: subscriber.abort,
-            key,
+            seated,
         };
-        let seat = Seat::new(hold, told, shard.inbox.clone());
-        match shard.inbox.send(Message::Join(Box::new(joining))).await {
-            Ok(()) => Ok(seat),
-            Err(_) => Err(JoinError::Draining),
-        }
+        let join = Message::Join(Box::new(joining));
+        // Both fail only where the shard is gone, or closed the subscriber before it was seated.
+        shard
+            .inbox
+            .send(join)
+            .await
+            .map_err(|_| JoinError::Draining)?;
+        let key = told.await.map_err(|_| JoinError::Draining)??;
+        Ok(Seat::new(hold, key, shard.inbox.clone()))
     }
 
     /// What this node follows, most subscribers first, at most `limit` of them.

@@ -21,7 +21,6 @@ use std::{
 
 use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, PatternMap, Position};
 use slab::Slab;
-use tokio::sync::oneshot;
 
 pub(crate) use member::{Joining, JoiningLog};
 pub(crate) use run::run;
@@ -47,10 +46,7 @@ pub(crate) enum Message {
     /// A subscriber.
     Join(Box<Joining>),
     /// End one stream.
-    Close {
-        key: oneshot::Receiver<Key>,
-        reason: CloseReason,
-    },
+    Close { key: Key, reason: CloseReason },
     /// End all streams, spread over the window.
     Drain(Duration),
     /// The broker was closed.
@@ -258,11 +254,26 @@ impl Shard {
         }
         match page {
             Ok(page) => self.take_page(key, log, page),
-            Err(error) => {
-                tracing::warn!(%error, "history cannot be read; the client is told to come back");
-                self.close(key.slot, CloseReason::Broker);
-            }
+            Err(error) => self.on_no_page(key, error),
         }
+    }
+
+    fn on_no_page(&mut self, key: Key, error: BrokerError) {
+        let Some(member) = self.member(key) else {
+            return;
+        };
+        let unseated = match &mut member.stage {
+            Stage::CatchingUp(catch_up) => catch_up.unseated(),
+            _ => None,
+        };
+        if let Some(seated) = unseated {
+            // The stream has not begun: the edge can still answer with a status.
+            self.retire(key.slot);
+            let _ = seated.send(Err(error));
+            return;
+        }
+        tracing::warn!(%error, "history cannot be read; the client is told to come back");
+        self.close(key.slot, CloseReason::Broker);
     }
 
     /// A sink moved on, or went away.
@@ -293,10 +304,8 @@ impl Shard {
         match message {
             Message::Batch(batch) => self.on_batch(&batch),
             Message::Join(joining) => self.join(*joining),
-            Message::Close { mut key, reason } => {
-                if let Ok(key) = key.try_recv()
-                    && self.member(key).is_some()
-                {
+            Message::Close { key, reason } => {
+                if self.member(key).is_some() {
                     self.close(key.slot, reason);
                 }
             }

@@ -5,8 +5,7 @@ mod items;
 
 use std::{any::Any, fmt, sync::Arc};
 
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 pub use body::Body;
 pub use items::{Items, Page};
@@ -38,22 +37,15 @@ pub(crate) struct Hold {
 /// Ends one stream from outside: an operator, a hook, a revocation.
 #[derive(Clone)]
 pub struct Closer {
-    key: Arc<Mutex<Option<oneshot::Receiver<Key>>>>,
+    key: Key,
     shard: mpsc::Sender<Message>,
 }
 
 impl Seat {
-    pub(crate) fn new(
-        hold: Hold,
-        key: oneshot::Receiver<Key>,
-        shard: mpsc::Sender<Message>,
-    ) -> Self {
+    pub(crate) fn new(hold: Hold, key: Key, shard: mpsc::Sender<Message>) -> Self {
         Self {
             hold,
-            closer: Closer {
-                key: Arc::new(Mutex::new(Some(key))),
-                shard,
-            },
+            closer: Closer { key, shard },
         }
     }
 
@@ -77,11 +69,12 @@ impl Closer {
     /// Ends the stream with `fanfare.close` after what is queued. Does nothing the second time.
     /// Cancel safe until the shard takes the message.
     pub async fn close(&self, reason: CloseReason) {
-        let key = self.key.lock().take();
-        if let Some(key) = key {
-            // A shard that is gone has closed its streams.
-            let _ = self.shard.send(Message::Close { key, reason }).await;
-        }
+        // A shard that is gone has closed its streams.
+        let message = Message::Close {
+            key: self.key,
+            reason,
+        };
+        let _ = self.shard.send(message).await;
     }
 }
 

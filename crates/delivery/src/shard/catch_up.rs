@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 use super::{
     Fetch, Shard, Stage,
     class::{self, Places},
-    member::{Floor, JoiningLog},
+    member::{Floor, JoiningLog, Seated},
 };
 use crate::{
     Cursor, View, control, frame,
@@ -41,6 +41,9 @@ pub(super) struct CatchUp {
     resumes: bool,
     /// A page has been asked for and has not come.
     fetching: bool,
+    /// Whom to tell that the starting place is known. From then on it holds: what is published
+    /// after the edge has answered the client is after it.
+    seated: Option<Seated>,
 }
 
 /// Its way through one log.
@@ -64,7 +67,12 @@ struct LogCatchUp {
 }
 
 impl CatchUp {
-    pub(super) fn new(logs: Vec<JoiningLog>, hello: bool, resumes: bool) -> Self {
+    pub(super) fn new(
+        logs: Vec<JoiningLog>,
+        hello: bool,
+        resumes: bool,
+        seated: Option<Seated>,
+    ) -> Self {
         let logs = logs
             .into_iter()
             .map(|joining| LogCatchUp {
@@ -85,6 +93,7 @@ impl CatchUp {
             hello,
             resumes,
             fetching: false,
+            seated,
         }
     }
 
@@ -113,6 +122,13 @@ impl CatchUp {
             .iter()
             .filter_map(|log| log.place.clone())
             .collect()
+    }
+}
+
+impl CatchUp {
+    /// Takes whom to tell, if the starting place is not known yet.
+    pub(super) fn unseated(&mut self) -> Option<Seated> {
+        self.seated.take()
     }
 }
 
@@ -217,6 +233,12 @@ impl Shard {
             }
             if std::mem::take(&mut catch_up.hello) {
                 self.say_hello(slot, catch_up);
+            }
+            if let Some(seated) = catch_up.seated.take()
+                && let Some(member) = self.members.get(slot as usize)
+            {
+                // A hub that no longer waits has let go of the seat too.
+                let _ = seated.send(Ok(member.key(slot as usize)));
             }
             self.count_resume(catch_up);
             if !self.hand_over_pages(slot, catch_up) {

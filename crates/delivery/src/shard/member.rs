@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fanfare_core::{Epoch, Gap, LogId, Pattern, Position, Since};
+use fanfare_core::{BrokerError, Epoch, Gap, LogId, Pattern, Position, Since};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -30,8 +30,11 @@ pub(crate) struct Joining {
     pub(crate) filter: Option<Arc<dyn Filter>>,
     pub(crate) ends_at: Option<(std::time::Instant, CloseReason)>,
     pub(crate) abort: Arc<dyn Fn() + Send + Sync>,
-    pub(crate) key: oneshot::Sender<Key>,
+    pub(crate) seated: Seated,
 }
+
+/// Told when the starting place is known, or why it cannot be had.
+pub(crate) type Seated = oneshot::Sender<Result<Key, BrokerError>>;
 
 /// What a joining subscriber follows in one log.
 #[derive(Debug)]
@@ -152,6 +155,7 @@ impl Shard {
                 joining.logs,
                 joining.hello,
                 joining.resumes,
+                Some(joining.seated),
             ))),
             floors: SmallVec::new(),
             seen: 0,
@@ -169,8 +173,6 @@ impl Shard {
         for channel in &channels {
             self.interest.entry(channel, Vec::new).push(key.slot);
         }
-        // A closer that was dropped wants no key.
-        let _ = joining.key.send(key);
         self.look_again(key);
         self.advance(key.slot);
         if let Some(drain) = &mut self.drain {
@@ -294,7 +296,7 @@ impl Shard {
     }
 
     /// Takes a subscriber out of everything but its slot.
-    fn retire(&mut self, slot: u32) {
+    pub(super) fn retire(&mut self, slot: u32) {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };

@@ -160,13 +160,18 @@ impl Shard {
             .map(|held| held.newest)
             .collect();
         kept.sort_by_key(|frame| frame.event.position.offset);
+        // Ids go by what has been handed over, not by the logs' heads: what is kept of other
+        // channels and logs comes after it.
+        let mut heads = self.heads.clone();
+        for frame in kept.iter().rev() {
+            let first = &frame.event.position;
+            let log = self.log_index(&first.log);
+            heads[usize::from(log)] = Some(first.at(first.offset.before()));
+        }
         for frame in kept {
             self.turn += 1;
             let class = self.members[slot as usize].class;
             let log = self.log_index(&frame.event.position.log);
-            // Its id is the event's own place, not the log's head: a later one of another channel
-            // comes after it.
-            let mut heads = self.heads.clone();
             heads[usize::from(log)] = Some(frame.event.position.clone());
             let rendered = self
                 .classes
