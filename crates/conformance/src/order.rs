@@ -1,0 +1,223 @@
+//! Law 1: publish stores and announces in one step, and offsets rise in order of announcement.
+
+use fanfare_core::{Data, ErrorKind, EventType, IdempotencyKey, Publication};
+
+use crate::{Done, Stand, Verdict, Violation, account};
+
+/// Enough that one loss, doubling or exchange in a hundred is in it.
+const EVENTS: usize = 300;
+
+fn keyed(data: &str, key: &str) -> Result<Publication, Violation> {
+    let key = IdempotencyKey::parse(key).map_err(|why| Violation(why.to_string()))?;
+    Ok(Publication {
+        key: Some(key),
+        ..Publication::new(data)
+    })
+}
+
+/// Over several channels of a log, what was published later lies later, and is handed on later.
+pub async fn offsets_rise_in_order_of_announcement(stand: Stand) -> Verdict {
+    let channels = stand.channels(3)?;
+    let mut witness = stand.witness().await?;
+    let mut answered = Vec::new();
+    for index in 0..EVENTS {
+        let channel = &channels[index % 3];
+        answered.push(stand.publish(channel, index.to_string()).await?);
+    }
+    witness.until_events(EVENTS).await?;
+    let expected: Vec<_> = (0..EVENTS).map(|index| index.to_string()).collect();
+    ensure!(
+        witness.data() == expected,
+        "published 0 to {}, got {:?}",
+        EVENTS - 1,
+        witness.data()
+    );
+    let log = stand.log_of(&channels[0])?;
+    for (event, published) in witness.events().zip(&answered) {
+        let at = &event.position;
+        ensure!(at.log == log, "{} came from log {}", event.channel, at.log);
+        ensure!(
+            !published.duplicate,
+            "a publication without a key was a duplicate"
+        );
+        if let Some(position) = &published.position {
+            ensure!(
+                position == at,
+                "publish answered {position:?}, the event has {at:?}"
+            );
+        }
+    }
+    Ok(Done::Kept)
+}
+
+/// Data, and the event type where the backend carries one, arrive as they were handed in.
+pub async fn what_is_published_arrives_unchanged(stand: Stand) -> Verdict {
+    let channel = stand.channel("payload")?;
+    let mut witness = stand.witness().await?;
+    let large = "0123456789abcdef".repeat(4096);
+    let all = [
+        "",
+        " ",
+        "\n",
+        "a\r\nb\rc\nd",
+        "\"q\" {\"k\":1}",
+        "größe 日本 🎉",
+        "\0\u{1}",
+        "\u{feff}bom",
+        "data: x\n\nid: 7",
+        &large,
+    ];
+    for data in all {
+        stand.publish(&channel, data).await?;
+    }
+    let event_type = EventType::parse("größe.x").map_err(|why| Violation(why.to_string()))?;
+    let typed = Publication {
+        event_type: Some(event_type.clone()),
+        ..Publication::new("typed")
+    };
+    stand.broker.publish(&channel, typed).await?;
+    witness.until_events(all.len() + 1).await?;
+    for (got, sent) in witness.events().zip(all) {
+        ensure!(
+            got.data == Data::from(sent),
+            "{sent:?} became {:?}",
+            got.data.as_str()
+        );
+        ensure!(
+            got.event_type.is_none(),
+            "an event type out of nowhere: {:?}",
+            got.event_type
+        );
+    }
+    let typed = witness
+        .events()
+        .last()
+        .and_then(|event| event.event_type.clone());
+    // A bus that does not place publications carries the bare data.
+    ensure!(
+        typed.as_ref() == Some(&event_type) || !stand.capabilities.positions,
+        "the event type {event_type:?} became {typed:?}"
+    );
+    Ok(Done::Kept)
+}
+
+/// Where an event names the one before it on its channel, it is that one.
+pub async fn an_event_names_its_predecessor(stand: Stand) -> Verdict {
+    let channels = stand.channels(3)?;
+    let mut witness = stand.witness().await?;
+    stand.publish_all(&channels, 60, &mut witness).await?;
+    let events: Vec<_> = witness.events().collect();
+    for (index, event) in events.iter().enumerate() {
+        let Some(previous) = event.previous else {
+            continue;
+        };
+        let mut earlier = events[..index].iter().rev();
+        let expected = earlier
+            .find(|before| before.channel == event.channel)
+            .map(|before| before.position.offset);
+        if let Some(expected) = expected {
+            ensure!(
+                previous == expected,
+                "{event:?} names {previous:?}; before it on its channel was {expected:?}"
+            );
+        } else {
+            ensure!(
+                previous < event.position.offset,
+                "{event:?} names itself or a later one"
+            );
+        }
+    }
+    Ok(Done::Kept)
+}
+
+/// A known idempotency key answers the first place, and nothing is stored or announced.
+pub async fn a_known_key_stores_nothing_again(stand: Stand) -> Verdict {
+    let channel = stand.channel("keys")?;
+    let mut witness = stand.witness().await?;
+    if !stand.capabilities.idempotency {
+        let refused = stand.broker.publish(&channel, keyed("x", "k")?).await;
+        let kind = refused.err().map(|error| error.kind());
+        ensure!(
+            kind == Some(ErrorKind::Unsupported),
+            "a key that is not kept must be refused as unsupported, got {kind:?}"
+        );
+        stand.publish(&channel, "end").await?;
+        witness.until_data("end").await?;
+        ensure!(
+            witness.data() == ["end"],
+            "a refused publication was announced"
+        );
+        return Ok(Done::Kept);
+    }
+    let first = stand.broker.publish(&channel, keyed("first", "k")?).await?;
+    stand.publish(&channel, "between").await?;
+    let (again, third) = tokio::join!(
+        stand.broker.publish(&channel, keyed("again", "k")?),
+        stand.broker.publish(&channel, keyed("third", "k")?)
+    );
+    for again in [again?, third?] {
+        ensure!(
+            again.duplicate,
+            "the second publication of a key is no duplicate"
+        );
+        ensure!(
+            again.position == first.position,
+            "the duplicate has {:?}, the first {:?}",
+            again.position,
+            first.position
+        );
+    }
+    ensure!(
+        !first.duplicate,
+        "the first publication of a key is a duplicate"
+    );
+    stand.publish(&channel, "end").await?;
+    witness.until_data("end").await?;
+    let data = witness.data();
+    ensure!(data == ["first", "between", "end"], "announced: {data:?}");
+    Ok(Done::Kept)
+}
+
+/// The same key on another channel is another publication.
+pub async fn a_key_belongs_to_its_channel(stand: Stand) -> Verdict {
+    if !stand.capabilities.idempotency {
+        return Ok(Done::NotApplicable("it keeps no keys"));
+    }
+    let channels = stand.channels(2)?;
+    let mut witness = stand.witness().await?;
+    for channel in &channels {
+        let published = stand
+            .broker
+            .publish(channel, keyed(channel.as_str(), "k")?)
+            .await?;
+        ensure!(
+            !published.duplicate,
+            "a key of another channel made a duplicate"
+        );
+    }
+    witness.until_events(2).await?;
+    Ok(Done::Kept)
+}
+
+/// What was refused for its size is neither stored nor announced.
+pub async fn what_is_refused_is_neither_stored_nor_announced(stand: Stand) -> Verdict {
+    let Some(max) = stand.capabilities.max_data_bytes else {
+        return Ok(Done::NotApplicable("it takes data of every size"));
+    };
+    let channel = stand.channel("size")?;
+    let mut witness = stand.witness().await?;
+    let refused = stand
+        .broker
+        .publish(&channel, Publication::new("x".repeat(max + 1)))
+        .await;
+    let kind = refused.err().map(|error| error.kind());
+    ensure!(
+        kind == Some(ErrorKind::TooLarge),
+        "{} bytes must be refused as too large, got {kind:?}",
+        max + 1
+    );
+    stand.publish(&channel, "end").await?;
+    witness.until_data("end").await?;
+    account(&channel, &["end".into()], &witness.items)?;
+    Ok(Done::Kept)
+}
