@@ -84,8 +84,11 @@ pub(crate) struct Shard {
 
 #[derive(Debug)]
 struct Drain {
-    until: Millis,
-    queue: Vec<Key>,
+    began: Millis,
+    window: Millis,
+    /// How many streams there were when it began.
+    all: usize,
+    left: Vec<Key>,
 }
 
 /// Counts of one turn, added to the shared metrics when it ends: one atomic a turn, not one a
@@ -176,6 +179,7 @@ impl Shard {
             tally,
             dirty,
             turn,
+            now,
             ..
         } = self;
         let mut overfull: Vec<u32> = Vec::new();
@@ -200,7 +204,7 @@ impl Shard {
                         let size = bytes.len();
                         let live = matches!(member.stage, Stage::Live);
                         if live && member.outbox.push(bytes, config.outbox_bytes) {
-                            member.touched = true;
+                            member.heard = *now;
                             tally.frames += 1;
                             tally.bytes += size as u64;
                             dirty.push(*slot);
@@ -310,15 +314,13 @@ impl Shard {
                 }
             }
             Message::Drain(window) => {
-                let all = self
-                    .members
-                    .iter()
-                    .map(|(slot, member)| member.key(slot))
-                    .collect();
-                let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                let keys = self.members.iter().map(|(slot, member)| member.key(slot));
+                let left: Vec<Key> = keys.collect();
                 self.drain = Some(Drain {
-                    until: self.now.saturating_add(window),
-                    queue: all,
+                    began: self.now,
+                    window: member::millis(window),
+                    all: left.len(),
+                    left,
                 });
             }
             Message::FeedEnded => {
@@ -331,15 +333,15 @@ impl Shard {
 
     /// Closes an even share of those who are left to drain.
     fn drain_some(&mut self) {
-        let Some(drain) = &mut self.drain else { return };
-        let left = drain.until.saturating_sub(self.now);
-        let ticks = left / run::TICK.as_millis() as u64 + 1;
-        let share = drain
-            .queue
-            .len()
-            .div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX));
-        let from = drain.queue.len() - share;
-        for key in drain.queue.split_off(from) {
+        let Some(drain) = &mut self.drain else {
+            return;
+        };
+        let over = drain.window.saturating_sub(self.now - drain.began);
+        // As many may be left as there is of the window.
+        let keep = drain.all as u128 * u128::from(over) / u128::from(drain.window.max(1));
+        let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+        let from = keep.min(drain.left.len());
+        for key in drain.left.split_off(from) {
             if self.member(key).is_some() {
                 self.close(key.slot, CloseReason::Drain);
             }

@@ -409,6 +409,7 @@ impl Shard {
     }
 
     fn hand_over(&mut self, slot: u32, catch_up: &CatchUp, event: &fanfare_core::Event) {
+        let now = self.now;
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
@@ -431,7 +432,7 @@ impl Shard {
         self.tally.frames += 1;
         self.tally.replayed += 1;
         self.tally.bytes += bytes.len() as u64;
-        member.touched = true;
+        member.heard = now;
         member.outbox.force(bytes);
     }
 

@@ -60,9 +60,10 @@ pub(super) struct Member {
     pub(super) floors: SmallVec<[Floor; 1]>,
     /// The turn in which something for it passed last.
     pub(super) seen: u64,
-    /// Whether anything was put into its outbox since it was looked at.
-    pub(super) touched: bool,
-    heard: Millis,
+    /// When something was put into its outbox last.
+    pub(super) heard: Millis,
+    /// After how long in silence it gets a heartbeat.
+    beat: Millis,
     taken: u64,
     taken_at: Millis,
     /// What the gauge of waiting bytes holds of it.
@@ -159,8 +160,8 @@ impl Shard {
             ))),
             floors: SmallVec::new(),
             seen: 0,
-            touched: false,
             heard: started,
+            beat: 0,
             taken: 0,
             taken_at: started,
             reported: 0,
@@ -176,14 +177,13 @@ impl Shard {
         self.look_again(key);
         self.advance(key.slot);
         if let Some(drain) = &mut self.drain {
-            drain.queue.push(key);
+            drain.left.push(key);
         }
     }
 
     /// A subscriber is looked at: has its time come, is it stalled, does it need a heartbeat?
     pub(super) fn on_due(&mut self, key: Key) {
         let now = self.now;
-        let heartbeat = millis(self.config.heartbeat);
         let stall = millis(self.config.stall_timeout);
         let Some(member) = self.member(key) else {
             return;
@@ -194,12 +194,9 @@ impl Shard {
         if level.taken != member.taken || level.bytes == 0 {
             (member.taken, member.taken_at) = (level.taken, now);
         }
-        if std::mem::take(&mut member.touched) {
-            member.heard = now;
-        }
         let stalled = now.saturating_sub(member.taken_at) >= stall;
         let ended = member.ends_at.filter(|(at, _)| *at <= now);
-        let quiet = now.saturating_sub(member.heard) >= heartbeat;
+        let quiet = now.saturating_sub(member.heard) >= member.beat;
         let beats = quiet && level.bytes == 0 && !matches!(member.stage, Stage::Closing);
         if beats && member.format != Format::Items {
             member.heard = now;
@@ -230,9 +227,11 @@ impl Shard {
         let Some(member) = self.member(key) else {
             return;
         };
-        // Up to a tenth earlier, so that streams which began together do not beat together.
-        let beat = heartbeat - fastrand::u64(0..=heartbeat / 10);
-        let mut at = (member.heard + beat).max(now + beat / 2).min(now + LOOK);
+        if member.beat == 0 || member.heard == now {
+            // Up to a tenth earlier, so that streams which began together do not beat together.
+            member.beat = heartbeat - fastrand::u64(0..=heartbeat / 10);
+        }
+        let mut at = (member.heard + member.beat).min(now + LOOK);
         at = at.min(now + (stall / 2).max(100));
         if let Some((end, _)) = member.ends_at {
             at = at.min(end);
