@@ -505,7 +505,7 @@ impl Client {
     /// What came, in order: the place of an event or a gap, with the cursor after an event.
     fn received(&mut self) -> Vec<Received> {
         let mut all = Vec::new();
-        while let Some(item) = self.decoder.next() {
+        for item in self.decoder.by_ref() {
             let item = item.expect("well formed");
             let Item::Event(event) = item else { continue };
             match &*event.event_type {
