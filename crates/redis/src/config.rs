@@ -1,0 +1,325 @@
+//! How to reach Redis, what to take from it, and the bounds.
+
+use std::{fmt, time::Duration};
+
+use fanfare_core::{BrokerError, Channel, Dialect, ErrorKind, Mapping};
+use redis::{Client, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
+use socket2::TcpKeepalive;
+
+use crate::{error::error, routes::Routes};
+
+/// The longest prefix, in bytes.
+const MAX_PREFIX_BYTES: usize = 100;
+
+/// How to reach Redis, what to take from it, and the bounds.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// The server: `redis://host:6379`, `rediss://` for TLS, with `user:password@` where it wants
+    /// one. For TLS the process needs an installed rustls provider.
+    pub url: String,
+    /// What every key and pub/sub channel begins with that Fanfare itself writes.
+    pub prefix: String,
+    /// What to take from names that others write. The first rule that selects a name counts.
+    pub ingest: Vec<Ingest>,
+    /// The longest time to make a link, TLS and log-in included.
+    pub connect_timeout: Duration,
+    /// The longest time for an answer to a command, a subscribe or a ping. While messages keep
+    /// coming on a link, up to [`PATIENCE`](crate::RedisConfig::PATIENCE) times as long.
+    pub command_timeout: Duration,
+    /// How often the link for subscriptions is pinged. A server that stands still is noticed after
+    /// at most this and `command_timeout` together.
+    pub ping_interval: Duration,
+    /// The longest time for a probe.
+    pub probe_timeout: Duration,
+    /// The longest wait between two attempts to reconnect; attempts are jittered, so that nodes do
+    /// not come back in step.
+    pub reconnect_delay: Duration,
+    /// How long a subscription stays on the bus that nobody follows any more. Zero ends it at once.
+    pub linger: Duration,
+    /// The most subscriptions that stay so; over it, the oldest end early.
+    pub max_lingering: usize,
+    /// How long an idempotency key is known.
+    pub key_window: Duration,
+    /// The largest data of an event, in bytes. A larger publication is refused; a larger message
+    /// of others becomes a gap.
+    pub max_data_bytes: usize,
+}
+
+/// What to take from names that others write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ingest {
+    /// Pub/sub or streams.
+    pub from: IngestFrom,
+    /// The names, a Redis glob; each `*` captures.
+    pub source: String,
+    /// The channel: `{1}` the first capture, `{name}` the whole name with `:` and `/` as `.`.
+    pub channel: String,
+    /// Who keeps the events.
+    pub retain: Retain,
+}
+
+/// Where a rule takes messages from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IngestFrom {
+    /// Pub/sub channels.
+    #[default]
+    PubSub,
+    /// Streams. Not in this release.
+    Stream,
+}
+
+/// Who keeps the events of pub/sub, which keeps nothing. This broker does not look at it beyond
+/// refusing what it cannot do: retention is a wrapper around it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Retain {
+    /// Nobody.
+    None,
+    /// This node, in memory.
+    #[default]
+    Node,
+    /// One node for all, in Redis. Not in this release.
+    Shared,
+}
+
+impl Default for RedisConfig {
+    /// A server on this machine.
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".into(),
+            prefix: "fanfare".into(),
+            ingest: Vec::new(),
+            connect_timeout: Duration::from_secs(2),
+            command_timeout: Duration::from_secs(2),
+            ping_interval: Duration::from_secs(2),
+            probe_timeout: Duration::from_secs(2),
+            reconnect_delay: Duration::from_secs(2),
+            linger: Duration::from_secs(5),
+            max_lingering: 10_000,
+            key_window: Duration::from_secs(120),
+            max_data_bytes: 1 << 20,
+        }
+    }
+}
+
+impl Default for Ingest {
+    /// Pub/sub, retained by the node; `source` is empty and must be set.
+    fn default() -> Self {
+        Self {
+            from: IngestFrom::PubSub,
+            source: String::new(),
+            channel: "{name}".into(),
+            retain: Retain::Node,
+        }
+    }
+}
+
+fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
+    error(ErrorKind::Rejected, format!("broker.redis.{setting} {why}"))
+}
+
+fn not_yet(setting: &str, value: &str, allowed: &str) -> BrokerError {
+    error(
+        ErrorKind::Unsupported,
+        format!("broker.redis.{setting} = {value:?} is not in this release; {allowed} is allowed"),
+    )
+}
+
+impl RedisConfig {
+    /// How many times `command_timeout` an answer may take while messages keep coming: it waits
+    /// behind them.
+    pub const PATIENCE: u32 = 15;
+
+    /// Checks everything that can be checked without a server.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] or [`ErrorKind::Unsupported`] names the setting and what is
+    /// allowed, never the URL's secret.
+    pub fn validate(&self) -> Result<(), BrokerError> {
+        self.client()?;
+        self.routes()?;
+        Ok(())
+    }
+
+    /// The server.
+    pub(crate) fn client(&self) -> Result<Client, BrokerError> {
+        // The text may hold a password, and so may the parser's message: neither is shown.
+        let form = "is no URL of Redis; `redis://host:6379` and `rediss://host:6379` are";
+        let known = ["redis://", "rediss://"]
+            .iter()
+            .any(|scheme| self.url.starts_with(scheme));
+        let info = self.url.as_str().into_connection_info();
+        let info = info
+            .ok()
+            .filter(|_| known)
+            .ok_or_else(|| bad("url", form))?;
+        let login = info.redis_settings().clone();
+        let login = login
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_lib_name("fanfare", env!("CARGO_PKG_VERSION"));
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(15))
+            .with_interval(Duration::from_secs(5));
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(self.connect_timeout + self.command_timeout);
+        let info = info.set_tcp_settings(tcp).set_redis_settings(login);
+        Client::open(info).map_err(|_| bad("url", form))
+    }
+
+    /// The names on the bus.
+    pub(crate) fn routes(&self) -> Result<Routes, BrokerError> {
+        if self.prefix.len() > MAX_PREFIX_BYTES {
+            return Err(bad("prefix", "is longer than 100 bytes"));
+        }
+        Channel::parse(&self.prefix).map_err(|why| bad("prefix", why))?;
+        let times = [
+            ("connect_timeout", self.connect_timeout),
+            ("command_timeout", self.command_timeout),
+            ("ping_interval", self.ping_interval),
+            ("probe_timeout", self.probe_timeout),
+            ("reconnect_delay", self.reconnect_delay),
+            ("key_window", self.key_window),
+        ];
+        if let Some((setting, _)) = times.iter().find(|(_, time)| time.is_zero()) {
+            return Err(bad(setting, "is zero; it must be positive"));
+        }
+        if self.max_data_bytes == 0 {
+            return Err(bad("max_data_bytes", "is zero; it must be positive"));
+        }
+        let rules = self
+            .ingest
+            .iter()
+            .enumerate()
+            .map(|(at, rule)| rule.parse(at));
+        Ok(Routes::new(&self.prefix, rules.collect::<Result<_, _>>()?))
+    }
+}
+
+impl Ingest {
+    fn parse(&self, at: usize) -> Result<Mapping, BrokerError> {
+        let key = |field: &str| format!("ingest[{at}].{field}");
+        if self.from == IngestFrom::Stream {
+            return Err(not_yet(&key("from"), "stream", "`pubsub`"));
+        }
+        if self.retain == Retain::Shared {
+            return Err(not_yet(&key("retain"), "shared", "`none` or `node`"));
+        }
+        Mapping::parse(Dialect::Glob, &self.source, &self.channel)
+            .map_err(|why| bad(&format!("ingest[{at}]:"), why))
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("url", &public_part(&self.url))
+            .field("prefix", &self.prefix)
+            .field("ingest", &self.ingest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A URL's host and port. What stands before an `@` or after a `?` may be a secret.
+fn public_part(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    host.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut RedisConfig)) -> (ErrorKind, String) {
+        let mut config = RedisConfig::default();
+        change(&mut config);
+        let error = config.validate().unwrap_err();
+        (error.kind(), format!("{error} {error:?}"))
+    }
+
+    fn ingest(change: impl FnOnce(&mut Ingest)) -> impl FnOnce(&mut RedisConfig) {
+        let mut rule = Ingest {
+            source: "orders:*".into(),
+            ..Ingest::default()
+        };
+        change(&mut rule);
+        move |config| {
+            config.ingest = vec![
+                Ingest {
+                    source: "a".into(),
+                    ..Ingest::default()
+                },
+                rule,
+            ]
+        }
+    }
+
+    #[test]
+    fn the_default_is_valid_and_its_largest_event_is_1_mib() {
+        assert!(RedisConfig::default().validate().is_ok());
+        assert_eq!(RedisConfig::default().max_data_bytes, 1_048_576);
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        for url in [
+            "redis://user:s3cret@host:6379/0",
+            "redis://host:6379/0?password=s3cret",
+            "s3cret@host",
+            "redis://:s3cret@ho st:x",
+        ] {
+            let config = RedisConfig {
+                url: url.into(),
+                ..RedisConfig::default()
+            };
+            let shown = format!("{config:?} {:?}", config.validate());
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_the_next_release_builds_is_named() {
+        let (kind, text) = refused(ingest(|rule| rule.from = IngestFrom::Stream));
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.contains("broker.redis.ingest[1].from"), "{text}");
+        let (kind, text) = refused(ingest(|rule| rule.retain = Retain::Shared));
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.contains("broker.redis.ingest[1].retain"), "{text}");
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let cases: Vec<(Box<dyn FnOnce(&mut RedisConfig)>, &str)> = vec![
+            (Box::new(|c| c.url = "http://h".into()), "broker.redis.url"),
+            (Box::new(|c| c.url = String::new()), "broker.redis.url"),
+            (Box::new(|c| c.prefix = "a b".into()), "broker.redis.prefix"),
+            (
+                Box::new(|c| c.prefix = "a".repeat(101)),
+                "broker.redis.prefix",
+            ),
+            (
+                Box::new(|c| c.ping_interval = Duration::ZERO),
+                "broker.redis.ping_interval",
+            ),
+            (
+                Box::new(|c| c.max_data_bytes = 0),
+                "broker.redis.max_data_bytes",
+            ),
+            (
+                Box::new(ingest(|rule| rule.source.clear())),
+                "broker.redis.ingest[1]",
+            ),
+            (
+                Box::new(ingest(|rule| rule.channel = "{2}".into())),
+                "broker.redis.ingest[1]",
+            ),
+        ];
+        for (change, names) in cases {
+            let (kind, text) = refused(change);
+            assert_eq!(kind, ErrorKind::Rejected, "{text}");
+            assert!(text.contains(names), "{text}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The link for subscriptions and its supervisor.
+//!
+//! The crate's own reconnecting links lose subscriptions without a word; this one is made, watched
+//! and made anew here, for ever.
+
+use std::{sync::Arc, time::Duration};
+
+use fanfare_core::{BrokerMetrics, GapCause, Position, Source};
+use redis::{Client, PushInfo, PushKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    command,
+    config::RedisConfig,
+    error::{BACKEND, Failure},
+    follow::{Follow, Topic},
+    ingest::Reader,
+    probe::Probes,
+};
+
+/// The most names in one SUBSCRIBE or UNSUBSCRIBE.
+const BATCH: usize = 500;
+/// The first wait between two attempts.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+
+/// Keeps the link for subscriptions.
+pub(crate) struct Supervisor {
+    pub(crate) client: Client,
+    pub(crate) config: RedisConfig,
+    pub(crate) follow: Arc<Follow>,
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) probes: Arc<Probes>,
+    pub(crate) metrics: BrokerMetrics,
+    /// Asked to make the link anew.
+    pub(crate) kick: Arc<Notify>,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// A link that is up.
+pub(crate) struct Session {
+    connection: MultiplexedConnection,
+    lost: Arc<Notify>,
+}
+
+/// Why a session is over.
+enum End {
+    Cancelled,
+    Lost(Failure),
+}
+
+/// Growing, jittered waits up to a cap.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    cap: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(cap: Duration) -> Self {
+        Self {
+            next: FIRST_DELAY.min(cap),
+            cap,
+        }
+    }
+
+    /// How long to wait now: between half of the current step and all of it.
+    pub(crate) fn next(&mut self) -> Duration {
+        let now = self.next;
+        self.next = (now * 2).min(self.cap);
+        now.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new(self.cap);
+    }
+}
+
+impl Supervisor {
+    /// Makes a link that brings canaries back.
+    pub(crate) async fn connect(&self) -> Result<Session, Failure> {
+        let lost = Arc::new(Notify::new());
+        let on_push = {
+            let (reader, lost) = (self.reader.clone(), lost.clone());
+            let link = reader.next_link();
+            move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    lost.notify_one();
+                } else {
+                    reader.take(link, push);
+                }
+                Ok(())
+            }
+        };
+        let connection =
+            command::connect(&self.client, on_push, self.config.connect_timeout).await?;
+        let session = Session { connection, lost };
+        let mut link = session.connection.clone();
+        let answer = self.answer(link.subscribe(self.probes.name())).await?;
+        answer.map_err(|error| Failure::of_answer(&error))?;
+        self.follow.set_down(None);
+        Ok(session)
+    }
+
+    /// Keeps the link until it is cancelled.
+    pub(crate) async fn run(self, first: Session) {
+        let mut session = first;
+        // The last place before a loss that has not been told yet.
+        let mut lost_after = None;
+        loop {
+            let end = tokio::select! {
+                () = self.cancel.cancelled() => End::Cancelled,
+                () = session.lost.notified() => End::Lost(cut("the server closed the link")),
+                () = self.kick.notified() => End::Lost(cut("a probe did not come back")),
+                failure = self.serve(&session, &mut lost_after) => End::Lost(failure),
+            };
+            self.metrics.up.set(0);
+            let End::Lost(failure) = end else { break };
+            tracing::warn!(
+                backend = BACKEND,
+                ?failure,
+                "lost the link for subscriptions"
+            );
+            lost_after.get_or_insert_with(|| self.reader.head());
+            self.follow.cut(failure);
+            drop(session);
+            session = tokio::select! {
+                () = self.cancel.cancelled() => break,
+                session = self.reconnect() => session,
+            };
+        }
+    }
+
+    async fn reconnect(&self) -> Session {
+        let mut backoff = Backoff::new(self.config.reconnect_delay);
+        loop {
+            sleep(backoff.next()).await;
+            match self.connect().await {
+                Ok(session) => return session,
+                Err(failure) => {
+                    tracing::debug!(backend = BACKEND, ?failure, "no link for subscriptions");
+                    self.follow.set_down(Some(failure));
+                }
+            }
+        }
+    }
+
+    /// Does what is to be done on a link, until that fails.
+    async fn serve(&self, session: &Session, lost_after: &mut Option<Position>) -> Failure {
+        let mut ping = interval(self.config.ping_interval);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.follow.is_whole() {
+                self.metrics.up.set(1);
+                if let Some(after) = lost_after.take() {
+                    self.metrics.reconnects.inc();
+                    self.reader.lost_all(GapCause::Reconnected, after);
+                    tracing::info!(backend = BACKEND, "the link for subscriptions is back");
+                }
+            }
+            let leaving = self.follow.take_due(Instant::now(), BATCH);
+            let wanted = self.follow.take_wanted(BATCH);
+            let idle = leaving.is_empty() && wanted.is_empty();
+            let done = async {
+                self.leave(session, leaving).await?;
+                self.join(session, wanted).await
+            };
+            if let Err(failure) = done.await {
+                return failure;
+            }
+            if !idle {
+                continue;
+            }
+            let due = self.follow.next_due();
+            tokio::select! {
+                () = self.follow.work.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                _ = ping.tick() => {
+                    if let Err(failure) = self.ping(session).await {
+                        return failure;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn join(&self, session: &Session, topics: Vec<Topic>) -> Result<(), Failure> {
+        let (names, globs) = split(topics);
+        let mut batches = vec![names, globs];
+        while let Some(mut batch) = batches.pop() {
+            let mut link = session.connection.clone();
+            let texts: Vec<_> = batch.iter().map(|topic| topic.as_str()).collect();
+            let answer = match batch.first().map(AsRef::as_ref) {
+                None => continue,
+                Some(Source::Name(_)) => self.answer(link.subscribe(texts)).await?,
+                Some(Source::Wild(_)) => self.answer(link.psubscribe(texts)).await?,
+            };
+            match answer {
+                Ok(()) => {
+                    for topic in &batch {
+                        let before = self.reader.head();
+                        if self.follow.confirmed(topic) {
+                            self.reader.lost_all(GapCause::Reconnected, before);
+                        }
+                    }
+                }
+                Err(error) if is_fatal(&error) => return Err(Failure::of_answer(&error)),
+                // A refusal is of the whole batch, whichever of its names is the cause.
+                Err(_) if batch.len() > 1 => {
+                    let half = batch.split_off(batch.len() / 2);
+                    batches.extend([half, batch]);
+                }
+                Err(error) => {
+                    let failure = Failure::of_answer(&error);
+                    tracing::warn!(backend = BACKEND, ?failure, "a subscription was refused");
+                    self.follow.refused(&batch[0], &failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn leave(&self, session: &Session, topics: Vec<Topic>) -> Result<(), Failure> {
+        let (names, globs) = split(topics);
+        for batch in [names, globs] {
+            let mut link = session.connection.clone();
+            let texts: Vec<_> = batch.iter().map(|topic| topic.as_str()).collect();
+            let answer = match batch.first().map(AsRef::as_ref) {
+                None => continue,
+                Some(Source::Name(_)) => self.answer(link.unsubscribe(texts)).await?,
+                Some(Source::Wild(_)) => self.answer(link.punsubscribe(texts)).await?,
+            };
+            answer.map_err(|error| Failure::of_answer(&error))?;
+            batch.iter().for_each(|topic| self.follow.left(topic));
+        }
+        Ok(())
+    }
+
+    async fn ping(&self, session: &Session) -> Result<(), Failure> {
+        let mut link = session.connection.clone();
+        let answer = self
+            .answer(redis::cmd("PING").exec_async(&mut link))
+            .await?;
+        answer.map_err(|error| Failure::of_answer(&error))
+    }
+
+    /// Waits for an answer. One that waits behind messages which keep coming is not late: giving
+    /// up the link would lose them too.
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = RedisResult<T>>,
+    ) -> Result<RedisResult<T>, Failure> {
+        tokio::pin!(call);
+        for _ in 0..RedisConfig::PATIENCE {
+            let before = self.reader.pushes();
+            if let Ok(answer) = timeout(self.config.command_timeout, &mut call).await {
+                return Ok(answer);
+            }
+            if self.reader.pushes() == before {
+                break;
+            }
+        }
+        Err(Failure::late())
+    }
+}
+
+fn cut(why: &str) -> Failure {
+    Failure::Down(why.into())
+}
+
+fn is_fatal(error: &RedisError) -> bool {
+    error.is_unrecoverable_error() || error.is_io_error()
+}
+
+fn split(topics: Vec<Topic>) -> (Vec<Topic>, Vec<Topic>) {
+    topics
+        .into_iter()
+        .partition(|topic| matches!(**topic, Source::Name(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_cap_and_are_spread() {
+        let cap = Duration::from_secs(2);
+        let mut backoff = Backoff::new(cap);
+        let waits: Vec<_> = (0..20).map(|_| backoff.next()).collect();
+        assert!(waits[0] <= FIRST_DELAY && waits[0] >= FIRST_DELAY / 2);
+        let late = &waits[10..];
+        assert!(late.iter().all(|wait| *wait <= cap && *wait >= cap / 2));
+        assert!(late.iter().any(|wait| *wait != late[0]));
+        backoff.reset();
+        assert!(backoff.next() <= FIRST_DELAY);
+    }
+}

@@ -1,0 +1,207 @@
+//! The names on the bus: what a channel is announced on, what to subscribe to for a pattern, and
+//! what an arriving name means.
+
+use std::borrow::Cow;
+
+use fanfare_core::{Channel, InvalidChannel, Mapping, Pattern, Source};
+
+/// The names on the bus.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    /// `{prefix}:`, which nobody else's names begin with.
+    own: String,
+    live: String,
+    rules: Vec<Mapping>,
+}
+
+/// Where a publication goes.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Target<'r> {
+    /// Our own channel, in an envelope.
+    Own(String),
+    /// A raw channel, as it is.
+    Raw(String),
+    /// A raw channel for which the rule does not say one name.
+    Ambiguous(&'r Mapping),
+}
+
+/// What an arriving name means.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Arrival<'n> {
+    /// Our own channel, in an envelope.
+    Own(Result<Channel, InvalidChannel>),
+    /// A raw channel, as it is.
+    Raw(Result<Channel, InvalidChannel>),
+    /// A canary.
+    Probe(&'n [u8]),
+    /// Nothing of ours.
+    Other,
+}
+
+impl Routes {
+    pub(crate) fn new(prefix: &str, rules: Vec<Mapping>) -> Self {
+        Self {
+            own: format!("{prefix}:"),
+            live: format!("{prefix}:live:"),
+            rules,
+        }
+    }
+
+    /// The name that this node's canaries come back on.
+    pub(crate) fn probe(&self, node: u64) -> String {
+        format!("{}probe:{node:016x}", self.own)
+    }
+
+    /// The key under which a publication's idempotency key is known.
+    pub(crate) fn key(&self, channel: &Channel, key: &str) -> String {
+        format!("{}key:{channel}:{key}", self.own)
+    }
+
+    /// Where a publication to `channel` goes.
+    pub(crate) fn target(&self, channel: &Channel) -> Target<'_> {
+        let pattern = Pattern::from(channel);
+        let mut ambiguous = None;
+        for rule in &self.rules {
+            // A rule before this one may take the name for another channel.
+            let raw = rule
+                .raw_name(channel)
+                .filter(|raw| self.arrival(raw.as_bytes()) == Arrival::Raw(Ok(channel.clone())));
+            if let Some(raw) = raw {
+                return Target::Raw(raw);
+            }
+            if rule.sources_for(&pattern).is_some() {
+                ambiguous = ambiguous.or(Some(rule));
+            }
+        }
+        match ambiguous {
+            Some(rule) => Target::Ambiguous(rule),
+            None => Target::Own(format!("{}{channel}", self.live)),
+        }
+    }
+
+    /// What to subscribe to for followers of `pattern`, each source once.
+    pub(crate) fn sources(&self, pattern: &Pattern) -> Vec<Source> {
+        let own = match pattern.as_channel() {
+            Some(channel) => Source::Name(format!("{}{channel}", self.live)),
+            // Names of channels have no character that a glob takes for its own. A `*` of a glob
+            // runs over dots too: what arrives is checked again.
+            None => Source::Wild(format!(
+                "{}{}",
+                self.live,
+                pattern.as_str().replace('>', "*")
+            )),
+        };
+        let mut sources = vec![own];
+        for source in self
+            .rules
+            .iter()
+            .filter_map(|rule| rule.sources_for(pattern))
+        {
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        sources
+    }
+
+    /// What a name means that a message arrived on.
+    pub(crate) fn arrival<'n>(&self, name: &'n [u8]) -> Arrival<'n> {
+        if let Some(rest) = name.strip_prefix(self.own.as_bytes()) {
+            return match (rest.strip_prefix(b"live:"), rest.strip_prefix(b"probe:")) {
+                (Some(channel), _) => {
+                    Arrival::Own(Channel::parse(&String::from_utf8_lossy(channel)))
+                }
+                (None, Some(_)) => Arrival::Probe(name),
+                // What others write under our prefix, a rule does not take either.
+                (None, None) => Arrival::Other,
+            };
+        }
+        // What is not UTF-8 gets a character that no channel name keeps it from having; such a
+        // name is nobody's, and must not become one.
+        let text = String::from_utf8_lossy(name);
+        let selected = self.rules.iter().find_map(|rule| rule.channel(&text));
+        match (selected, &text) {
+            (None, _) => Arrival::Other,
+            (Some(_), Cow::Owned(_)) => Arrival::Raw(Err(InvalidChannel::Character('\u{fffd}'))),
+            (Some(channel), Cow::Borrowed(_)) => Arrival::Raw(channel),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfare_core::Dialect;
+
+    use super::*;
+
+    fn routes(rules: &[(&str, &str)]) -> Routes {
+        let rule = |(source, channel): &(&str, &str)| {
+            Mapping::parse(Dialect::Glob, source, channel).unwrap()
+        };
+        Routes::new("ff", rules.iter().map(rule).collect())
+    }
+
+    fn channel(text: &str) -> Channel {
+        Channel::parse(text).unwrap()
+    }
+
+    fn follow(routes: &Routes, pattern: &str) -> Vec<String> {
+        let sources = routes.sources(&Pattern::parse(pattern).unwrap());
+        let text = |source: &Source| match source {
+            Source::Name(name) => name.clone(),
+            Source::Wild(glob) => format!("glob {glob}"),
+        };
+        sources.iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_pattern_is_followed_by_name_or_by_glob() {
+        let routes = routes(&[("orders:*", "orders.{1}"), ("orders:*", "{name}")]);
+        assert_eq!(follow(&routes, "a.b"), ["ff:live:a.b"]);
+        assert_eq!(follow(&routes, "a.*.>"), ["glob ff:live:a.*.*"]);
+        assert_eq!(
+            follow(&routes, "orders.eu"),
+            ["ff:live:orders.eu", "orders:eu"]
+        );
+        assert_eq!(follow(&routes, ">"), ["glob ff:live:*", "glob orders:*"]);
+    }
+
+    #[test]
+    fn a_publication_goes_where_its_followers_listen() {
+        let routes = routes(&[("a:*", "{1}"), ("b:*", "b.{1}"), ("c:*", "{name}")]);
+        assert_eq!(routes.target(&channel("b.x")), Target::Raw("a:b.x".into()));
+        let routes = self::routes(&[("b:*", "b.{1}"), ("b:x", "y"), ("c:*", "{name}")]);
+        assert_eq!(routes.target(&channel("b.x")), Target::Raw("b:x".into()));
+        assert_eq!(
+            routes.target(&channel("z")),
+            Target::Own("ff:live:z".into())
+        );
+        assert!(matches!(
+            routes.target(&channel("c.x.y")),
+            Target::Ambiguous(_)
+        ));
+        let taken = routes.target(&channel("y"));
+        assert!(
+            matches!(taken, Target::Ambiguous(_)),
+            "b:x is taken for b.x: {taken:?}"
+        );
+    }
+
+    #[test]
+    fn our_own_names_are_not_raw() {
+        let routes = routes(&[("*", "{name}")]);
+        assert_eq!(
+            routes.arrival(b"ff:live:a.b"),
+            Arrival::Own(Ok(channel("a.b")))
+        );
+        assert!(matches!(
+            routes.arrival(b"ff:live:a b"),
+            Arrival::Own(Err(_))
+        ));
+        assert_eq!(routes.arrival(b"ff:probe:1"), Arrival::Probe(b"ff:probe:1"));
+        assert_eq!(routes.arrival(b"ff:key:1"), Arrival::Other);
+        assert_eq!(routes.arrival(b"a:b"), Arrival::Raw(Ok(channel("a.b"))));
+        assert!(matches!(routes.arrival(b"a:\xff"), Arrival::Raw(Err(_))));
+        assert!(matches!(routes.arrival(b"a: "), Arrival::Raw(Err(_))));
+    }
+}
