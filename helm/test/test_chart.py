@@ -8,7 +8,9 @@ import base64
 import copy
 import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 import unittest
 
 import yaml
@@ -27,6 +29,9 @@ ROOT = HERE.parent.parent
 CI = {path.name: yaml.safe_load(path.read_text()) for path in sorted((CHART / "ci").glob("*.yaml"))}
 OLDEST, NEWEST = "1.30", "1.37"
 HELM = engine.choose()
+BUILT = [path for path in (ROOT / "target/release/fanfare", ROOT / "target/debug/fanfare") if path.exists()]
+# The newer one: an old build would judge by old keys.
+BINARY = str(max(BUILT, key=lambda path: path.stat().st_mtime)) if BUILT else None
 
 # Custom resources have no schema in Kubernetes: what their operators require, by hand.
 CUSTOM = {
@@ -120,10 +125,24 @@ class ConfigFile(unittest.TestCase):
             "a key with space": 1, "table": {}, "deep": {"tables": [{"name": "x", "sub": {"k": 1}, "subs": [{"z": 2}]}, {"name": "y"}]},
         }
         config = Objects(merged(LEAST, {"config": {"server": hard}})).config()
-        config["server"].pop("listen")
-        config["server"].pop("drain_window")
+        for key in ("listen", "drain_window", "drain_grace"):
+            config["server"].pop(key)
         self.assertEqual(config["server"], hard)
         self.assertIs(type(config["server"]["million"]), int)
+
+    @unittest.skipUnless(BINARY, "SKIPPED: no target/{release,debug}/fanfare yet (cargo build -p fanfare)")
+    def test_the_binary_accepts_what_the_chart_writes(self):
+        for name, values in CI.items():
+            variables = {**values.get("secrets", {})}
+            if "jwt" in values["config"]["auth"]:
+                variables.setdefault("FANFARE_AUTH__JWT__SECRET", "not-a-real-secret-not-a-real-secret")
+            maps = [o["data"] for o in Objects(values).of("ConfigMap")]
+            with self.subTest(variant=name), tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+                file.write(next(data["fanfare.toml"] for data in maps if "fanfare.toml" in data))
+                file.flush()
+                run = subprocess.run([BINARY, "check-config", "--config", file.name],
+                                     env=variables, capture_output=True, text=True)
+                self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
 
     def test_null_takes_a_key_out(self):
         config = Objects(merged(LEAST, {"config": {"server": {"drain_window": None}}})).config()
@@ -187,14 +206,18 @@ class Pods(unittest.TestCase):
     def test_the_pod_outlives_its_drain(self):
         def pod(values):
             return Objects(merged(LEAST, values)).pod()
-        self.assertEqual(pod({})["terminationGracePeriodSeconds"], 5 + 20 + 10)
+        self.assertEqual(pod({})["terminationGracePeriodSeconds"], 5 + (20 + 5) + 10)
         for window, seconds in {"90s": 90, "1m 30s": 90, "1m30s": 90, "500ms": 1, "2min": 120, "1h": 3600}.items():
             found = pod({"config": {"server": {"drain_window": window}}})
-            self.assertEqual(found["terminationGracePeriodSeconds"], 5 + seconds + 10, window)
+            self.assertEqual(found["terminationGracePeriodSeconds"], 5 + (seconds + 5) + 10, window)
+        by_default = {"server": {"drain_window": None, "drain_grace": None}}
+        self.assertEqual(pod({"config": by_default})["terminationGracePeriodSeconds"], 5 + (10 + 5) + 10)
+        delayed = {"server": {"drain_delay": "3s", "drain_grace": "2s"}}
+        self.assertEqual(pod({"config": delayed})["terminationGracePeriodSeconds"], 5 + (3 + 20 + 2) + 10)
         own = pod({"termination": {"gracePeriodSeconds": 77}})
         self.assertEqual(own["terminationGracePeriodSeconds"], 77)
         self.assertEqual(own["containers"][0]["lifecycle"], {"preStop": {"sleep": {"seconds": 5}}})
-        self.assertIn("# 5 (preStop) + 20 (drain window) + 10 (margin)", HELM.render(CHART, LEAST))
+        self.assertIn("# 5 (preStop) + 25 (drain: delay, window, grace) + 10 (margin)", HELM.render(CHART, LEAST))
 
     def test_replacement_never_halves_the_events(self):
         def strategy(values):
@@ -319,7 +342,7 @@ class Refusals(unittest.TestCase):
     def test_times_that_do_not_fit(self):
         self.refused(merged(LEAST, {"config": {"server": {"drain_window": "soon"}}}), "drain_window", "soon")
         self.refused(merged(LEAST, {"config": {"server": {"drain_window": 20}}}), "drain_window")
-        self.refused(merged(LEAST, {"termination": {"gracePeriodSeconds": 25}}), "gracePeriodSeconds is 25")
+        self.refused(merged(LEAST, {"termination": {"gracePeriodSeconds": 30}}), "gracePeriodSeconds is 30")
 
     def test_switches_without_what_they_need(self):
         self.refused(merged(LEAST, {"ingress": {"enabled": True}}), "ingress.hosts")

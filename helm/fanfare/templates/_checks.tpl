@@ -41,7 +41,7 @@
 
 {{- $needed := add .Values.termination.preStopSleepSeconds (include "fanfare.drainSeconds" . | int) -}}
 {{- if le (include "fanfare.gracePeriodSeconds" . | int) (int $needed) -}}
-{{- fail (printf "termination.gracePeriodSeconds is %s, not above preStopSleepSeconds + config.server.drain_window = %d: the pod would be killed while it lets its streams go. Raise it, or leave it 0 to have it computed." (include "fanfare.gracePeriodSeconds" .) $needed) -}}
+{{- fail (printf "termination.gracePeriodSeconds is %s, not above preStopSleepSeconds + the drain (config.server.drain_delay, drain_window, drain_grace) = %d: the pod would be killed while it lets its streams go. Raise it, or leave it 0 to have it computed." (include "fanfare.gracePeriodSeconds" .) $needed) -}}
 {{- end -}}
 
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}

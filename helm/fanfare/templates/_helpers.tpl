@@ -72,11 +72,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- ternary .Values.autoscaling.maxReplicas .Values.replicas .Values.autoscaling.enabled | int -}}
 {{- end -}}
 
-{{/* A duration as the binary reads it ("90s", "1m 30s", "500ms"), in whole seconds, rounded up. */}}
+{{/* A duration as the binary reads it ("90s", "1m 30s", "500ms"), in whole seconds, rounded up: (dict "key" … "value" …). */}}
 {{- define "fanfare.seconds" -}}
-{{- $text := toString . | replace " " "" -}}
+{{- $text := toString .value | replace " " "" -}}
 {{- if not (regexMatch "^([0-9]+(ms|msec|s|sec|secs|m|min|mins|h|hr|hrs))+$" $text) -}}
-{{- fail (printf "config.server.drain_window: %q is no duration; write it like \"20s\" or \"1m 30s\" (ms, s, m, h)" $text) -}}
+{{- fail (printf "%s: %q is no duration; write it like \"20s\" or \"1m 30s\" (ms, s, m, h)" .key $text) -}}
 {{- end -}}
 {{- $units := dict "ms" 1 "msec" 1 "s" 1000 "sec" 1000 "secs" 1000 "m" 60000 "min" 60000 "mins" 60000 "h" 3600000 "hr" 3600000 "hrs" 3600000 -}}
 {{- $millis := 0 -}}
@@ -86,8 +86,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- div (add $millis 999) 1000 -}}
 {{- end -}}
 
+{{/* From SIGTERM to the last request's end. The defaults are the binary's, for a key set to null. */}}
 {{- define "fanfare.drainSeconds" -}}
-{{- include "fanfare.seconds" (dig "server" "drain_window" "20s" .Values.config) -}}
+{{- $sum := 0 -}}
+{{- range $key, $default := dict "drain_delay" "0s" "drain_window" "10s" "drain_grace" "5s" -}}
+{{- $value := dig "server" $key $default $.Values.config -}}
+{{- $sum = add $sum (include "fanfare.seconds" (dict "key" (printf "config.server.%s" $key) "value" $value) | int) -}}
+{{- end -}}
+{{- $sum -}}
 {{- end -}}
 
 {{- define "fanfare.gracePeriodSeconds" -}}
