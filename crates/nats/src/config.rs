@@ -1,0 +1,413 @@
+//! How to reach NATS, what to take from it, and the bounds.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use async_nats::ServerAddr;
+use fanfare_core::{BrokerError, Channel, ErrorKind};
+
+use crate::{
+    error::error,
+    subjects::{Rule, Subjects},
+};
+
+/// How to reach NATS, what to take from it, and the bounds.
+#[derive(Clone)]
+pub struct NatsConfig {
+    /// Servers of one cluster: `nats://host:4222`, `tls://host`, with `user:password@` or `token@`
+    /// where the server wants it. More are learnt from the cluster.
+    pub urls: Vec<String>,
+    /// The first tokens of every subject that Fanfare itself writes.
+    pub prefix: String,
+    /// What to take from subjects that others write. The first rule that selects a subject counts.
+    pub ingest: Vec<Ingest>,
+    /// Whether to keep events in a JetStream stream of our own. Must be false in this release.
+    pub jetstream: bool,
+    /// Who we are, where the URL does not say it.
+    pub credentials: Credentials,
+    /// TLS.
+    pub tls: Tls,
+    /// This node's name in the server's monitoring.
+    pub name: String,
+    /// The longest time to reach one server, TLS and log-in included.
+    pub connect_timeout: Duration,
+    /// The longest time for the server to confirm a publish or a subscribe. Also how long it may
+    /// leave a ping unanswered before the link is given up.
+    pub command_timeout: Duration,
+    /// How often the server is pinged. A server that stands still is noticed after at most this,
+    /// `command_timeout` and a quarter of a second together.
+    pub ping_interval: Duration,
+    /// The longest time for a probe.
+    pub probe_timeout: Duration,
+    /// The longest wait between two attempts to reconnect; attempts are jittered, so that nodes do
+    /// not come back in step.
+    pub reconnect_delay: Duration,
+    /// How long a subscription stays that nobody follows any more. At least 100 ms: what the server
+    /// was about to hand over when it ended must still find it.
+    pub linger: Duration,
+    /// The largest data of a message that is taken, in bytes; larger ones become a gap.
+    pub max_data_bytes: usize,
+    /// About the most bytes of commands that wait to be sent; then publishers wait.
+    pub outbound_bytes: usize,
+}
+
+/// What to take from subjects that others write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ingest {
+    /// Core subjects or a JetStream stream.
+    pub from: IngestFrom,
+    /// The stream; with `jetstream` only.
+    pub stream: Option<String>,
+    /// The subjects, `*` and `>` allowed; each captures.
+    pub source: String,
+    /// The channel: `{1}` the first capture, `{name}` the whole subject.
+    pub channel: String,
+    /// The message header that names the event type; without it, `Fanfare-Event`.
+    pub event_header: Option<String>,
+    /// Who keeps the events.
+    pub retain: Retain,
+}
+
+/// Where a rule takes messages from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IngestFrom {
+    /// Core subjects.
+    #[default]
+    Core,
+    /// A JetStream stream.
+    JetStream,
+}
+
+/// Who keeps events of a bus that keeps nothing. Core NATS does not look at it: retention is a
+/// wrapper around this broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Retain {
+    /// Nobody.
+    None,
+    /// This node, in memory.
+    #[default]
+    Node,
+    /// One node for all; needs a durable log.
+    Shared,
+}
+
+/// Who we are. At most one of `user`, `token`, `nkey_seed_file` and `credentials_file`.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// The user.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<String>,
+    /// A token.
+    pub token: Option<String>,
+    /// A file with an nkey seed (`SU…`). Read at each connect.
+    pub nkey_seed_file: Option<PathBuf>,
+    /// A credentials file of `nsc`: a user JWT and its seed. Read at each connect.
+    pub credentials_file: Option<PathBuf>,
+}
+
+/// TLS towards the server. It is also used, without being `required`, where the server asks for it
+/// or the URL begins with `tls://`.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Whether a server without TLS is refused.
+    pub required: bool,
+    /// A PEM file of the authorities to trust, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// A PEM file with our certificate; with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with our key.
+    pub key_file: Option<PathBuf>,
+}
+
+impl Default for NatsConfig {
+    /// A server on this machine, core NATS alone.
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".into()],
+            prefix: "fanfare".into(),
+            ingest: Vec::new(),
+            jetstream: false,
+            credentials: Credentials::default(),
+            tls: Tls::default(),
+            name: "fanfare".into(),
+            connect_timeout: Duration::from_secs(2),
+            command_timeout: Duration::from_secs(2),
+            ping_interval: Duration::from_secs(2),
+            probe_timeout: Duration::from_secs(2),
+            reconnect_delay: Duration::from_secs(2),
+            linger: Duration::from_secs(1),
+            max_data_bytes: 8 << 20,
+            outbound_bytes: 16 << 20,
+        }
+    }
+}
+
+impl Default for Ingest {
+    /// Every subject that others write would need a `source`; it is empty here.
+    fn default() -> Self {
+        Self {
+            from: IngestFrom::Core,
+            stream: None,
+            source: String::new(),
+            channel: "{name}".into(),
+            event_header: None,
+            retain: Retain::default(),
+        }
+    }
+}
+
+fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
+    error(ErrorKind::Rejected, format!("broker.nats.{setting} {why}"))
+}
+
+fn not_yet(setting: &str, instead: &str) -> BrokerError {
+    error(
+        ErrorKind::Unsupported,
+        format!("broker.nats.{setting} needs JetStream, which this release does not do; {instead}"),
+    )
+}
+
+impl NatsConfig {
+    /// The servers.
+    pub(crate) fn servers(&self) -> Result<Vec<ServerAddr>, BrokerError> {
+        if self.urls.is_empty() {
+            return Err(bad("url", "is empty; at least one server is needed"));
+        }
+        let parse = |url: &String| {
+            // The text may hold a password, and so may the parser's message: neither is shown.
+            let addr: ServerAddr = url
+                .parse()
+                .map_err(|_| bad("url", "is no URL; `nats://host:4222` is one"))?;
+            if addr.is_websocket() || addr.host().is_empty() {
+                return Err(bad(
+                    "url",
+                    "has no host, or is neither `nats://` nor `tls://`",
+                ));
+            }
+            Ok(addr)
+        };
+        self.urls.iter().map(parse).collect()
+    }
+
+    /// Checks everything and answers the subjects.
+    pub(crate) fn subjects(&self) -> Result<Subjects, BrokerError> {
+        if self.jetstream {
+            return Err(not_yet("jetstream", "`jetstream = false` is allowed"));
+        }
+        let reserved = self.prefix.starts_with('$') || self.prefix.starts_with("_INBOX");
+        if reserved || self.prefix.len() > 100 {
+            return Err(bad(
+                "prefix",
+                "begins with `$` or `_INBOX`, or has more than 100 bytes",
+            ));
+        }
+        Channel::parse(&self.prefix).map_err(|why| bad("prefix", why))?;
+        let bounds = [
+            ("connect_timeout", self.connect_timeout),
+            ("command_timeout", self.command_timeout),
+            ("ping_interval", self.ping_interval),
+            ("probe_timeout", self.probe_timeout),
+        ];
+        if let Some((setting, _)) = bounds.iter().find(|(_, value)| value.is_zero()) {
+            return Err(bad(setting, "is zero; it must be positive"));
+        }
+        if self.linger < Duration::from_millis(100) {
+            return Err(bad("linger", "is shorter than 100ms"));
+        }
+        self.credentials.check()?;
+        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+            return Err(bad("tls", "has only one of `cert_file` and `key_file`"));
+        }
+        let rules = self
+            .ingest
+            .iter()
+            .enumerate()
+            .map(|(at, rule)| rule.parse(at));
+        Ok(Subjects::new(
+            &self.prefix,
+            rules.collect::<Result<_, _>>()?,
+        ))
+    }
+}
+
+impl Ingest {
+    fn parse(&self, at: usize) -> Result<Rule, BrokerError> {
+        let key = |field: &str| format!("ingest[{at}].{field}");
+        if self.from == IngestFrom::JetStream {
+            return Err(not_yet(&key("from"), "`core` is allowed"));
+        }
+        if self.stream.is_some() {
+            return Err(bad(&key("stream"), "is for `from = \"jetstream\"` only"));
+        }
+        if self.retain == Retain::Shared {
+            return Err(not_yet(&key("retain"), "`none` and `node` are allowed"));
+        }
+        if let Some(header) = &self.event_header {
+            let token = |b: u8| b.is_ascii_graphic() && b != b':';
+            if header.is_empty() || !header.bytes().all(token) {
+                return Err(bad(
+                    &key("event_header"),
+                    "is no header name; visible ASCII without `:` is allowed",
+                ));
+            }
+        }
+        Rule::parse(&self.source, &self.channel, self.event_header.as_deref())
+            .map_err(|why| bad(&format!("ingest[{at}]"), why))
+    }
+}
+
+impl Credentials {
+    /// Which of the forms are set.
+    pub(crate) fn set(&self) -> Vec<&'static str> {
+        [
+            ("user", self.user.is_some()),
+            ("token", self.token.is_some()),
+            ("nkey_seed_file", self.nkey_seed_file.is_some()),
+            ("credentials_file", self.credentials_file.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, set)| set.then_some(name))
+        .collect()
+    }
+
+    fn check(&self) -> Result<(), BrokerError> {
+        let set = self.set();
+        if set.len() > 1 {
+            return Err(bad(
+                "credentials",
+                format!("names {}; one of them is allowed", set.join(", ")),
+            ));
+        }
+        if self.user.is_some() != self.password.is_some() {
+            return Err(bad("credentials", "has only one of `user` and `password`"));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for NatsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<_> = self.urls.iter().map(|url| public_part(url)).collect();
+        f.debug_struct("NatsConfig")
+            .field("urls", &hosts)
+            .field("prefix", &self.prefix)
+            .field("ingest", &self.ingest)
+            .field("jetstream", &self.jetstream)
+            .field("credentials", &self.credentials)
+            .field("tls", &self.tls)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A URL without what stands before the `@`.
+fn public_part(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once('@').map_or(rest, |(_, host)| host)
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({})", self.set().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut NatsConfig)) -> (ErrorKind, String) {
+        let mut config = NatsConfig::default();
+        change(&mut config);
+        let error = config
+            .servers()
+            .and_then(|_| config.subjects())
+            .err()
+            .unwrap();
+        (error.kind(), error.to_string())
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let config = NatsConfig {
+            urls: vec!["nats://u:s3cret@h:1".into(), "s3cret@h".into()],
+            credentials: Credentials {
+                user: Some("u".into()),
+                password: Some("s3cret".into()),
+                token: Some("s3cret".into()),
+                ..Credentials::default()
+            },
+            ..NatsConfig::default()
+        };
+        let text = format!("{config:?} {:?}", config.credentials);
+        assert!(!text.contains("s3cret"), "{text}");
+        assert!(text.contains("h:1") && text.contains("token"), "{text}");
+    }
+
+    #[test]
+    fn what_the_next_release_builds_is_named() {
+        let (kind, text) = refused(|c| c.jetstream = true);
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.contains("broker.nats.jetstream"), "{text}");
+        let ingest = |from, retain| Ingest {
+            from,
+            retain,
+            source: "a.>".into(),
+            ..Ingest::default()
+        };
+        let (kind, text) =
+            refused(|c| c.ingest = vec![ingest(IngestFrom::JetStream, Retain::Node)]);
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.contains("broker.nats.ingest[0].from"), "{text}");
+        let (kind, text) = refused(|c| c.ingest = vec![ingest(IngestFrom::Core, Retain::Shared)]);
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.contains("broker.nats.ingest[0].retain"), "{text}");
+    }
+
+    #[test]
+    fn bad_settings_are_named_without_secrets() {
+        for (change, names) in [
+            (
+                Box::new(|c: &mut NatsConfig| c.urls.clear()) as Box<dyn Fn(&mut NatsConfig)>,
+                "broker.nats.url",
+            ),
+            (
+                Box::new(|c| c.urls = vec!["http://u:s3cret@h".into()]),
+                "broker.nats.url",
+            ),
+            (Box::new(|c| c.prefix = "a b".into()), "broker.nats.prefix"),
+            (Box::new(|c| c.prefix = "$SYS".into()), "broker.nats.prefix"),
+            (
+                Box::new(|c| c.linger = Duration::ZERO),
+                "broker.nats.linger",
+            ),
+            (
+                Box::new(|c| c.ping_interval = Duration::ZERO),
+                "broker.nats.ping_interval",
+            ),
+            (
+                Box::new(|c| c.credentials.user = Some("s3cret".into())),
+                "broker.nats.credentials",
+            ),
+            (
+                Box::new(|c| c.ingest = vec![Ingest::default()]),
+                "broker.nats.ingest[0]",
+            ),
+            (
+                Box::new(|c| {
+                    c.ingest = vec![Ingest {
+                        source: "a".into(),
+                        event_header: Some("a:b".into()),
+                        ..Ingest::default()
+                    }];
+                }),
+                "broker.nats.ingest[0].event_header",
+            ),
+        ] {
+            let (kind, text) = refused(change);
+            assert_eq!(kind, ErrorKind::Rejected, "{text}");
+            assert!(text.contains(names), "{text}");
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Where messages become events: the one place that mints offsets.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use fanfare_core::{
+    BrokerMetrics, Channel, Data, Epoch, Event, Gap, GapCause, Interest, Live, LogId, Offset,
+    Pattern, Position, Undeliverable,
+};
+use parking_lot::Mutex;
+
+use crate::{
+    envelope::{self, Envelope},
+    subjects::Subjects,
+    wire::Message,
+};
+
+/// How often the log may say that messages cannot be delivered.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+/// How often names that are no channel names may make a gap for everybody.
+const NAMELESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Places what arrives and offers it.
+///
+/// Only the link's task calls what mints; so minting and offering are one step, and events reach
+/// every inlet in offset order.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    pub(crate) interest: Interest,
+    start: Position,
+    /// The newest offset that was minted. Others read it.
+    head: AtomicU64,
+    subjects: Arc<Subjects>,
+    metrics: BrokerMetrics,
+    trouble: Mutex<Trouble>,
+}
+
+/// What is told less often than it happens.
+#[derive(Debug, Default)]
+struct Trouble {
+    warned: Option<Instant>,
+    unwarned: u64,
+    /// The last gap for names that are no channel names, and whether another is owed.
+    nameless: Option<Instant>,
+    owed: bool,
+}
+
+impl Intake {
+    pub(crate) fn new(
+        log: LogId,
+        interest: Interest,
+        subjects: Arc<Subjects>,
+        metrics: BrokerMetrics,
+    ) -> Self {
+        Self {
+            interest,
+            start: Position {
+                log,
+                epoch: Epoch(fastrand::u64(..)),
+                offset: Offset::ZERO,
+            },
+            head: AtomicU64::new(0),
+            subjects,
+            metrics,
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// The newest place of the log.
+    pub(crate) fn head(&self) -> Position {
+        let head = self.head.load(Ordering::Acquire);
+        self.start.at(Offset(head.into()))
+    }
+
+    fn mint(&self) -> Position {
+        let offset = self.head.fetch_add(1, Ordering::AcqRel) + 1;
+        self.start.at(Offset(offset.into()))
+    }
+
+    /// Takes a message.
+    pub(crate) fn message(&self, message: Message) {
+        self.metrics.events.inc();
+        let Some((channel, event_header)) = self.channel(&message.subject) else {
+            return;
+        };
+        let read = envelope::decode(&message.headers, event_header);
+        let (envelope, data) = match (read, Data::parse(message.payload)) {
+            (Ok(envelope), Ok(data)) => (envelope, data),
+            (Err(reason), _) => return self.undeliverable(reason, &channel),
+            (_, Err(_)) => return self.undeliverable(Undeliverable::NotUtf8, &channel),
+        };
+        self.event(channel, envelope, data);
+    }
+
+    /// Takes note of a message that is larger than is taken.
+    pub(crate) fn too_large(&self, subject: &[u8]) {
+        self.metrics.events.inc();
+        if let Some((channel, _)) = self.channel(subject) {
+            self.undeliverable(Undeliverable::TooLarge, &channel);
+        }
+    }
+
+    fn event(&self, channel: Channel, envelope: Envelope, data: Data) {
+        let now = SystemTime::now();
+        if let Some(at) = envelope.published_at {
+            // Clocks of two machines differ: what seems to come from the future took no time.
+            let lag = now.duration_since(at).unwrap_or_default();
+            self.metrics.lag_seconds.observe(lag.as_secs_f64());
+        }
+        let event = Event {
+            channel,
+            position: self.mint(),
+            // The bus sends no more than is followed, so nobody knows what came before.
+            previous: None,
+            event_type: envelope.event_type,
+            data,
+            tags: envelope.tags,
+            published_at: envelope.published_at.unwrap_or(now),
+        };
+        self.interest.offer(&Arc::new(event));
+    }
+
+    /// The channel of a subject, and the header of its events' type.
+    fn channel(&self, subject: &[u8]) -> Option<(Channel, &str)> {
+        let reading = std::str::from_utf8(subject)
+            .ok()
+            .map(|subject| self.subjects.read(subject));
+        match reading {
+            Some(Some(reading)) => match reading.channel {
+                Ok(channel) => return Some((channel, reading.event_header)),
+                Err(_) => self.nameless(),
+            },
+            // A subscription may select more than its rule does.
+            Some(None) => {}
+            None => self.nameless(),
+        }
+        None
+    }
+
+    fn undeliverable(&self, reason: Undeliverable, channel: &Channel) {
+        self.metrics.undeliverable(reason);
+        self.warn(reason);
+        self.gap(GapCause::Undeliverable, channel.into());
+    }
+
+    /// A name that is no channel name: whoever follows a pattern may have meant it, so the gap is
+    /// for everybody, and therefore rare.
+    fn nameless(&self) {
+        self.metrics.undeliverable(Undeliverable::BadChannel);
+        self.warn(Undeliverable::BadChannel);
+        self.trouble.lock().owed = true;
+        self.settle(Instant::now());
+    }
+
+    /// Tells what is owed and due.
+    pub(crate) fn settle(&self, now: Instant) {
+        let mut trouble = self.trouble.lock();
+        let recent = |at: Instant| now.saturating_duration_since(at) < NAMELESS_EVERY;
+        if !trouble.owed || trouble.nameless.is_some_and(recent) {
+            return;
+        }
+        trouble.owed = false;
+        trouble.nameless = Some(now);
+        drop(trouble);
+        self.gap(GapCause::Undeliverable, Pattern::all());
+    }
+
+    fn warn(&self, reason: Undeliverable) {
+        let mut trouble = self.trouble.lock();
+        if trouble.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            trouble.unwarned += 1;
+            return;
+        }
+        trouble.warned = Some(Instant::now());
+        let unwarned = std::mem::take(&mut trouble.unwarned);
+        drop(trouble);
+        tracing::warn!(?reason, unwarned, "a message cannot be delivered");
+    }
+
+    /// Announces a loss up to now.
+    pub(crate) fn gap(&self, cause: GapCause, scope: Pattern) {
+        self.metrics.gap(cause);
+        let after = Some(self.head());
+        self.interest.offer_gap(&Gap {
+            scope,
+            cause,
+            after,
+            next: self.mint(),
+        });
+    }
+
+    /// What history answers to someone who was at `place`: this log keeps nothing.
+    pub(crate) fn missed_since(&self, place: Position, scope: Pattern) -> Option<Live> {
+        let head = self.head();
+        let cause = match head.is_after(&place) {
+            Some(false) if place == head => return None,
+            Some(true) => GapCause::Evicted,
+            _ => GapCause::NewEpoch,
+        };
+        Some(Live::Gap(Gap {
+            scope,
+            cause,
+            after: Some(place),
+            next: head,
+        }))
+    }
+}

@@ -1,0 +1,188 @@
+//! Which subject stands for which channel, both ways.
+
+use fanfare_core::{
+    Channel, InvalidChannel, Pattern,
+    mapping::{Dialect, InvalidMapping, Mapping, Source},
+};
+
+/// The header of an event's type where no rule names another.
+pub(crate) const EVENT: &str = "Fanfare-Event";
+
+/// Subjects and channels: our own under the prefix, others' by rules.
+#[derive(Debug)]
+pub(crate) struct Subjects {
+    prefix: String,
+    /// `{prefix}.live.`
+    live: String,
+    rules: Vec<Rule>,
+}
+
+/// A rule for subjects that others write.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    mapping: Mapping,
+    event_header: Box<str>,
+}
+
+/// Where a publication goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Target<'a> {
+    /// The subject.
+    pub(crate) subject: String,
+    /// Whether only Fanfare writes there.
+    pub(crate) own: bool,
+    /// The header of the event's type.
+    pub(crate) event_header: &'a str,
+}
+
+/// What a subject says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reading<'a> {
+    /// The channel, where the name gives one.
+    pub(crate) channel: Result<Channel, InvalidChannel>,
+    /// The header of the event's type.
+    pub(crate) event_header: &'a str,
+}
+
+impl Rule {
+    pub(crate) fn parse(
+        source: &str,
+        channel: &str,
+        event_header: Option<&str>,
+    ) -> Result<Self, InvalidMapping> {
+        Ok(Self {
+            mapping: Mapping::parse(Dialect::Subject, source, channel)?,
+            event_header: event_header.unwrap_or(EVENT).into(),
+        })
+    }
+}
+
+impl Subjects {
+    pub(crate) fn new(prefix: &str, rules: Vec<Rule>) -> Self {
+        Self {
+            prefix: prefix.into(),
+            live: format!("{prefix}.live."),
+            rules,
+        }
+    }
+
+    /// The subject of this node's canary.
+    pub(crate) fn probe(&self, node: &str) -> String {
+        format!("{}.probe.{node}", self.prefix)
+    }
+
+    /// What to subscribe to for followers of `pattern`. It may select more than they follow.
+    pub(crate) fn follow(&self, pattern: &Pattern) -> Vec<String> {
+        // Channel names hold nothing that a subject forbids, and both use the same wildcards, so
+        // the text is taken as it is.
+        let mut all = vec![format!("{}{pattern}", self.live)];
+        for rule in &self.rules {
+            if let Some(Source::Name(subject) | Source::Wild(subject)) =
+                rule.mapping.sources_for(pattern)
+                && !all.contains(&subject)
+            {
+                all.push(subject);
+            }
+        }
+        all
+    }
+
+    /// Where to publish for followers of `channel`: where others publish for it, so that programs
+    /// on the bus hear it too, else under our own prefix.
+    pub(crate) fn publish(&self, channel: &Channel) -> Target<'_> {
+        for rule in &self.rules {
+            if let Some(subject) = rule.mapping.raw_name(channel)
+                && self
+                    .read(&subject)
+                    .is_some_and(|reading| reading.channel.as_ref() == Ok(channel))
+            {
+                return Target {
+                    subject,
+                    own: false,
+                    event_header: &rule.event_header,
+                };
+            }
+        }
+        Target {
+            subject: format!("{}{channel}", self.live),
+            own: true,
+            event_header: EVENT,
+        }
+    }
+
+    /// What an arriving subject says; `None` where it stands for no channel.
+    pub(crate) fn read(&self, subject: &str) -> Option<Reading<'_>> {
+        if let Some(name) = subject.strip_prefix(&self.live) {
+            return Some(Reading {
+                channel: Channel::parse(name),
+                event_header: EVENT,
+            });
+        }
+        self.rules.iter().find_map(|rule| {
+            Some(Reading {
+                channel: rule.mapping.channel(subject)?,
+                event_header: &rule.event_header,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subjects() -> Subjects {
+        let rule = |source, channel, header| Rule::parse(source, channel, header).unwrap();
+        Subjects::new(
+            "fanfare",
+            vec![
+                rule("shop.*.orders.>", "orders.{1}.{2}", Some("Type")),
+                rule("shop.>", "{name}", None),
+            ],
+        )
+    }
+
+    fn channel(text: &str) -> Channel {
+        Channel::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_published_is_followed_and_read_back() {
+        let subjects = subjects();
+        for (name, subject, own, header) in [
+            ("a.b", "fanfare.live.a.b", true, EVENT),
+            ("$sys.größe", "fanfare.live.$sys.größe", true, EVENT),
+            ("orders.eu.1.2", "shop.eu.orders.1.2", false, "Type"),
+            ("shop.x", "shop.x", false, EVENT),
+            // The first rule takes this subject for another channel: it cannot stand for this one.
+            (
+                "shop.eu.orders.1",
+                "fanfare.live.shop.eu.orders.1",
+                true,
+                EVENT,
+            ),
+        ] {
+            let target = subjects.publish(&channel(name));
+            let expected = Target {
+                subject: subject.into(),
+                own,
+                event_header: header,
+            };
+            assert_eq!(target, expected);
+            let reading = subjects.read(subject).unwrap();
+            assert_eq!(reading.channel, Ok(channel(name)));
+            assert_eq!(reading.event_header, header);
+            let followed = subjects.follow(&channel(name).into());
+            assert!(followed.contains(&target.subject), "{followed:?}");
+        }
+        assert_eq!(subjects.read("elsewhere"), None);
+    }
+
+    #[test]
+    fn a_pattern_is_followed_wherever_its_channels_can_come_from() {
+        let all = subjects().follow(&Pattern::parse("orders.*.>").unwrap());
+        assert_eq!(all, ["fanfare.live.orders.*.>", "shop.*.orders.>"]);
+        let all = subjects().follow(&Pattern::all());
+        assert_eq!(all, ["fanfare.live.>", "shop.*.orders.>", "shop.>"]);
+    }
+}
