@@ -121,6 +121,11 @@ impl Mapping {
         })
     }
 
+    /// A pattern that selects every channel that the rule makes, and may select more.
+    pub fn image(&self) -> &Pattern {
+        &self.image
+    }
+
     /// The channel of a raw name; `None` where the source does not select the name.
     ///
     /// # Errors

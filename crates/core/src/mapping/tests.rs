@@ -327,3 +327,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_image_selects_whatever_the_rule_makes() {
+    for (rule, raw) in [
+        (glob("orders:*", "orders.{1}"), "orders:eu"),
+        (glob("orders:*", "orders.{1}"), "orders:eu.fast"),
+        (glob("*:*", "x.{2}.{1}"), "a:b"),
+        (glob("a:b", "{name}"), "a:b"),
+    ] {
+        let channel = rule.channel(raw).unwrap().unwrap();
+        assert!(
+            rule.image().matches(&channel),
+            "{:?} {channel}",
+            rule.image()
+        );
+    }
+    let other = Channel::parse("users.eu").unwrap();
+    assert!(!glob("orders:*", "orders.{1}").image().matches(&other));
+}
