@@ -1,0 +1,107 @@
+//! A real nats-server.
+
+use std::{net::SocketAddr, process::Command};
+
+use tempfile::TempDir;
+
+use crate::{
+    nats_client::NatsClient,
+    port,
+    service::{Plan, Service, service_methods},
+    tool,
+};
+
+const PACKAGE: &str = "nats-server";
+
+/// A real nats-server on free loopback ports, in a directory of its own. Ended when dropped.
+#[derive(Debug)]
+pub struct NatsServer {
+    service: Service,
+    port: u16,
+    monitor: u16,
+    // After the service: fields are dropped in this order, and the server writes there to its end.
+    _directory: TempDir,
+}
+
+impl NatsServer {
+    /// Starts core NATS; `None`, and a visible line, where nats-server is not installed.
+    pub async fn start() -> Option<Self> {
+        Self::start_with::<&str>(&[]).await
+    }
+
+    /// Starts it with JetStream, which keeps its streams over a [`restart`](Self::restart).
+    pub async fn start_jetstream() -> Option<Self> {
+        Self::start_with(&["-js"]).await
+    }
+
+    /// Starts it with more options, as on its command line. JetStream's directory is set.
+    ///
+    /// # Panics
+    /// If it does not become ready, with what it wrote.
+    pub async fn start_with<A: AsRef<str>>(options: &[A]) -> Option<Self> {
+        let program = tool::require("nats-server", PACKAGE)?;
+        let options: Vec<String> = options.iter().map(|o| o.as_ref().to_owned()).collect();
+        let (service, (port, monitor, directory)) = Service::start(|| {
+            let (port, monitor) = (port::free(), port::free());
+            let directory = TempDir::new().expect("a temporary directory");
+            let (program, options) = (program.clone(), options.clone());
+            let path = directory.path().to_owned();
+            let command = move || {
+                let mut command = Command::new(&program);
+                command
+                    .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+                    .args(["-m", &monitor.to_string(), "-sd"])
+                    .arg(&path)
+                    .args(&options)
+                    .current_dir(&path);
+                command
+            };
+            // A client's handshake, not only an open port.
+            let probe =
+                move || async move { NatsClient::connect(port::loopback(port)).await.is_ok() };
+            (
+                Plan::new("nats-server", command, probe),
+                (port, monitor, directory),
+            )
+        })
+        .await;
+        Some(Self {
+            service,
+            port,
+            monitor,
+            _directory: directory,
+        })
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        port::loopback(self.port)
+    }
+
+    /// `nats://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// `http://127.0.0.1:PORT` of its monitoring (`/varz`, `/connz`, `/jsz`).
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor)
+    }
+
+    /// A connection that speaks the text protocol itself.
+    ///
+    /// # Panics
+    /// If the server does not take it.
+    pub async fn client(&self) -> NatsClient {
+        NatsClient::connect(self.address())
+            .await
+            .expect("nats takes a connection")
+    }
+}
+
+service_methods!(NatsServer);
