@@ -138,28 +138,32 @@ async fn traffic_once(fanfare: &Fanfare) {
         let url = format!("{}/publish/{channel}", fanfare.base_url());
         http::request("POST", &url, &[], b"some data")
             .await
-            .unwrap()
+            .expect("an answer")
             .status
     };
     let follow = || SseRequest::get(fanfare.address(), "/events?channel=live.%3E");
-    let mut client: SseClient = follow().connect().await.unwrap();
+    let mut client: SseClient = follow().connect().await.expect("a stream");
     assert_eq!(publish("live.one").await, 201);
     assert_eq!(publish("not%20a%20channel").await, 400);
     let event = eventually("the event arrives", SOON, async || {
         client
             .next_event(SOON)
             .await
-            .unwrap()
+            .expect("a stream")
             .filter(|event| event.data == "some data")
     })
     .await;
     client.close();
     assert_eq!(publish("live.two").await, 201);
-    let mut back = follow().last_event_id(event.id).connect().await.unwrap();
+    let mut back = follow()
+        .last_event_id(event.id)
+        .connect()
+        .await
+        .expect("a stream");
     eventually("what was missed arrives", SOON, async || {
         back.next_event(SOON)
             .await
-            .unwrap()
+            .expect("a stream")
             .filter(|event| event.data == "some data")
     })
     .await;
@@ -177,9 +181,9 @@ async fn traffic_once(fanfare: &Fanfare) {
 
 async fn has_data(prometheus: &Prometheus, expression: &str) -> bool {
     let result = prometheus.query(expression).await;
-    let samples = result.as_array().unwrap();
+    let samples = result.as_array().expect("samples");
     let number = |sample: &Value| {
-        let text = sample["value"][1].as_str().unwrap();
+        let text = sample["value"][1].as_str().expect("a value");
         text.parse().is_ok_and(|number: f64| !number.is_nan())
     };
     let may_be_empty = MAY_BE_EMPTY.iter().any(|name| expression.contains(name));
