@@ -22,6 +22,9 @@ const REMEMBERED: usize = 1_000;
 /// Answers nobody took yet. One command is under way at a time, so there are never many.
 const ANSWERS: usize = 64;
 
+/// How often the profile is removed until it stays away.
+const REMOVALS: usize = 100;
+
 const FLAGS: [&str; 12] = [
     "--headless",
     // Tests often run as root, for whom the sandbox does not start.
@@ -53,8 +56,8 @@ pub struct Chromium {
     session: Option<String>,
     /// The loader of the page that was loaded last.
     loaded: Value,
-    _process: Process,
-    _profile: TempDir,
+    process: Process,
+    profile: TempDir,
 }
 
 #[derive(Debug, Default)]
@@ -91,8 +94,8 @@ impl Chromium {
             commands: 0,
             session: None,
             loaded: Value::Null,
-            _process: process,
-            _profile: profile,
+            process,
+            profile,
         };
         let page = browser
             .command("Target.createTarget", json!({"url": "about:blank"}))
@@ -218,6 +221,14 @@ impl Chromium {
 impl Drop for Chromium {
     fn drop(&mut self) {
         self.reader.abort();
+        self.process.kill();
+        // Its helpers notice its end a little later, and write to the profile until then.
+        for _ in 0..REMOVALS {
+            if fs::remove_dir_all(self.profile.path()).is_ok() {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
     }
 }
 
