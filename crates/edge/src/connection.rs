@@ -1,0 +1,344 @@
+//! One client's socket, from accept to close.
+//!
+//! hyper reads and writes it through [`Io`]; this task watches it where hyper does not: hyper
+//! misses that a client went away when the client had sent even one byte more than its request
+//! (`mid_message_detect_eof` in hyper's `proto/h1/conn.rs`). While a stream or a long wait is
+//! under way, the socket is read here, and its end is seen at once.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, response::Response};
+use futures_util::task::AtomicWaker;
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{net::TcpStream, time};
+use tokio_util::sync::CancellationToken;
+use tower::Service as _;
+
+mod io_half;
+mod raw;
+
+pub(crate) use raw::no_room;
+
+use io_half::Io;
+
+/// The most bytes that a client may send past its request while it is being served.
+const MAX_STRAY_BYTES: usize = 64 << 10;
+
+/// How long the parts of a connection's life may take, and how large a request's head may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) head_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) head_bytes: usize,
+}
+
+/// A request's hold on its connection. It does not keep the socket open.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    socket: Weak<Socket>,
+    peer: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Socket {
+    stream: TcpStream,
+    state: Mutex<State>,
+    aborted: AtomicBool,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug)]
+struct State {
+    reader: Reader,
+    phase: Phase,
+    /// What the client sent while the socket was watched; hyper gets it afterwards.
+    stash: Vec<u8>,
+    stray: usize,
+}
+
+/// Who reads the socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reader {
+    /// hyper, as it likes.
+    Hyper,
+    /// The watch, for a while: what comes is kept for hyper.
+    Watch,
+    /// The watch, to the end: what comes is thrown away.
+    Stream,
+}
+
+/// Where the connection stands between requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Since then a request's head is awaited.
+    Head(time::Instant),
+    /// A request is being answered.
+    Busy,
+    /// Since then nothing is under way.
+    Idle(time::Instant),
+}
+
+impl Connection {
+    /// Where the socket's other end is.
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    /// Drops the connection at once, with a reset: what is unsent is thrown away.
+    pub(crate) fn abort(&self) {
+        if let Some(socket) = self.socket.upgrade() {
+            socket.aborted.store(true, Ordering::Release);
+            socket.waker.wake();
+        }
+    }
+
+    /// A stream has begun: it is the last that this connection serves, and the client's end is
+    /// seen whatever else it sends.
+    pub(crate) fn streaming(&self) {
+        self.read_by(Reader::Stream);
+    }
+
+    /// Sees the client's end for as long as the answer is held, during a wait before a response.
+    pub(crate) fn watched(&self) -> Watched {
+        self.read_by(Reader::Watch);
+        Watched(self.clone())
+    }
+
+    fn read_by(&self, reader: Reader) {
+        let Some(socket) = self.socket.upgrade() else {
+            return;
+        };
+        let mut state = socket.state.lock();
+        if state.reader != Reader::Stream {
+            state.reader = reader;
+        }
+        drop(state);
+        socket.waker.wake();
+    }
+}
+
+/// A wait during which the client's end is seen.
+#[must_use = "the watch ends when this is dropped"]
+pub(crate) struct Watched(Connection);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.read_by(Reader::Hyper);
+    }
+}
+
+/// What answers requests: a router and what is done with each answer before it leaves.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) router: Router,
+    pub(crate) observe: Observe,
+}
+
+/// Sees the path of each request and its answer.
+pub(crate) type Observe = Arc<dyn Fn(&str, &mut Response) + Send + Sync>;
+
+/// Serves one socket until its end.
+pub(crate) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: Service,
+    bounds: Bounds,
+    closing: CancellationToken,
+) {
+    let state = State {
+        reader: Reader::Hyper,
+        phase: Phase::Head(time::Instant::now()),
+        stash: Vec::new(),
+        stray: 0,
+    };
+    let socket = Arc::new(Socket {
+        stream,
+        state: Mutex::new(state),
+        aborted: AtomicBool::new(false),
+        waker: AtomicWaker::new(),
+    });
+    let answer = {
+        let socket = socket.clone();
+        let connection = Connection {
+            socket: Arc::downgrade(&socket),
+            peer,
+        };
+        move |request| answer(service.clone(), connection.clone(), socket.clone(), request)
+    };
+    let mut http = http1::Builder::new();
+    // The deadlines of heads are kept here: hyper's own would also end idle connections.
+    http.header_read_timeout(None)
+        .max_buf_size(bounds.head_bytes);
+    let io = TokioIo::new(Io(socket.clone()));
+    let end = {
+        let connection = http.serve_connection(io, hyper::service::service_fn(answer));
+        drive(&socket, connection, bounds, closing).await
+    };
+    match end {
+        End::Aborted => drop(socket.stream.set_zero_linger()),
+        End::Refused => raw::linger(&socket.stream).await,
+        End::Closed => {}
+    }
+}
+
+/// How a connection ended.
+enum End {
+    Closed,
+    Aborted,
+    /// By a request that cannot be read; its answer is written.
+    Refused,
+}
+
+async fn drive<S>(
+    socket: &Socket,
+    connection: http1::Connection<TokioIo<Io>, S>,
+    bounds: Bounds,
+    closing: CancellationToken,
+) -> End
+where
+    S: hyper::service::HttpService<Incoming, ResBody = InFlight>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut connection = pin!(connection);
+    let mut closing = pin!(closing.cancelled_owned());
+    let mut is_closing = false;
+    let mut deadline: Option<Pin<Box<time::Sleep>>> = None;
+    poll_fn(|cx| {
+        socket.waker.register(cx.waker());
+        if socket.aborted.load(Ordering::Acquire) {
+            return Poll::Ready(End::Aborted);
+        }
+        if !is_closing && closing.as_mut().poll(cx).is_ready() {
+            is_closing = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            let refused = ended.is_err_and(|error| error.is_parse());
+            return Poll::Ready(if refused { End::Refused } else { End::Closed });
+        }
+        if socket.poll_gone(cx).is_ready() {
+            return Poll::Ready(End::Closed);
+        }
+        if !is_closing && socket.state.lock().reader == Reader::Stream {
+            // Nothing is answered after a stream: what the client sent meanwhile is thrown away.
+            is_closing = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match socket.deadline(bounds) {
+            None => deadline = None,
+            Some(at) => {
+                let sleep = deadline.get_or_insert_with(|| Box::pin(time::sleep_until(at)));
+                if sleep.deadline() != at {
+                    sleep.as_mut().reset(at);
+                }
+                ready!(sleep.as_mut().poll(cx));
+                return Poll::Ready(End::Closed);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Socket {
+    /// Ready when the client is gone, or sends more than it may. Pending while hyper reads.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 2048];
+        while self.state.lock().reader != Reader::Hyper {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            match self.stream.try_read(&mut bytes) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(count) => {
+                    let mut state = self.state.lock();
+                    state.stray += count;
+                    if state.stray > MAX_STRAY_BYTES {
+                        return Poll::Ready(());
+                    }
+                    if state.reader == Reader::Watch {
+                        state.stash.extend_from_slice(&bytes[..count]);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn deadline(&self, bounds: Bounds) -> Option<time::Instant> {
+        match self.state.lock().phase {
+            Phase::Head(since) => Some(since + bounds.head_timeout),
+            Phase::Idle(since) => Some(since + bounds.idle_timeout),
+            Phase::Busy => None,
+        }
+    }
+}
+
+async fn answer(
+    mut service: Service,
+    connection: Connection,
+    socket: Arc<Socket>,
+    mut request: Request<Incoming>,
+) -> Result<Response<InFlight>, Infallible> {
+    socket.state.lock().phase = Phase::Busy;
+    let busy = Busy(socket);
+    let path = request.uri().path().to_owned();
+    request.extensions_mut().insert(connection);
+    let mut response = service.router.call(request.map(Body::new)).await?;
+    (service.observe)(&path, &mut response);
+    Ok(response.map(|body| InFlight { body, _busy: busy }))
+}
+
+/// Until it is dropped, a request is being answered.
+#[derive(Debug)]
+struct Busy(Arc<Socket>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.state.lock().phase = Phase::Idle(time::Instant::now());
+    }
+}
+
+/// A response's body, and the mark that it is under way.
+#[derive(Debug)]
+struct InFlight {
+    body: Body,
+    _busy: Busy,
+}
+
+impl http_body::Body for InFlight {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,102 @@
+//! The socket as hyper sees it.
+
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time,
+};
+
+use super::{Phase, Reader, Socket, raw};
+
+/// The socket as hyper sees it: shared with the watch, so through `&TcpStream` alone.
+#[derive(Debug)]
+pub(super) struct Io(pub(super) Arc<Socket>);
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let socket = &self.0;
+        let mut state = socket.state.lock();
+        if state.reader != Reader::Hyper {
+            // The connection's task reads, and is woken when hyper may read again.
+            return Poll::Pending;
+        }
+        if !state.stash.is_empty() {
+            let count = state.stash.len().min(into.remaining());
+            into.put_slice(&state.stash[..count]);
+            state.stash.drain(..count);
+            state.stray = 0;
+            return Poll::Ready(Ok(()));
+        }
+        drop(state);
+        loop {
+            ready!(socket.stream.poll_read_ready(cx))?;
+            match socket.stream.try_read_buf(into) {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let mut state = socket.state.lock();
+        if !into.filled().is_empty() && matches!(state.phase, Phase::Idle(_)) {
+            state.phase = Phase::Head(time::Instant::now());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let socket = &self.0;
+        let first = slices.first().map_or(&[][..], |slice| slice);
+        let no_request = !matches!(socket.state.lock().phase, Phase::Busy);
+        if no_request && let Some(problem) = raw::in_place_of(first) {
+            // The last that this connection says, and short: what the kernel does not take at
+            // once is not worth waiting for.
+            let _ = socket.stream.try_write(&problem);
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        loop {
+            ready!(socket.stream.poll_write_ready(cx))?;
+            match socket.stream.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&self.0.stream).shutdown(Shutdown::Write))
+    }
+}

@@ -1,0 +1,178 @@
+//! A listening socket and its accept loop.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::ServerConfig,
+    connection::{self, Bounds, Service, no_room},
+    metrics::Metrics,
+};
+
+/// How long nothing is accepted after the process ran out of file descriptors.
+const BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// A bound socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: StdListener,
+    backlog: u32,
+    pub(crate) address: SocketAddr,
+}
+
+/// What an accept loop needs of its edge.
+pub(crate) struct Loop {
+    pub(crate) service: Service,
+    pub(crate) bounds: Bounds,
+    pub(crate) peer_timeout: Duration,
+    pub(crate) sockets: usize,
+    pub(crate) metrics: Metrics,
+    /// Holds every connection's task.
+    pub(crate) tasks: TaskTracker,
+    /// Nothing more is accepted.
+    pub(crate) stop: CancellationToken,
+    /// Connections end after the request under way.
+    pub(crate) closing: CancellationToken,
+    /// Connections end at once.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Listener {
+    /// Binds and listens; nothing is accepted yet.
+    pub(crate) fn bind(address: SocketAddr, server: &ServerConfig) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        // A node that restarts does not wait for its old connections to time out.
+        socket.set_reuse_address(true)?;
+        if let Some(bytes) = server.send_buffer {
+            // Accepted sockets inherit it.
+            socket.set_send_buffer_size(bytes)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(server.backlog).unwrap_or(i32::MAX))?;
+        let socket = StdListener::from(socket);
+        let address = socket.local_addr()?;
+        Ok(Self {
+            socket,
+            backlog: server.backlog,
+            address,
+        })
+    }
+
+    /// Accepts until told to stop.
+    pub(crate) async fn run(self, with: Loop) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.socket)?;
+        let room = Arc::new(Semaphore::new(with.sockets.min(Semaphore::MAX_PERMITS)));
+        let mut backoff = BACKOFF;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = with.stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    backoff = BACKOFF;
+                    with.take(stream, peer, &room);
+                }
+                Err(error) => {
+                    let full = is_fd_limit(&error);
+                    with.metrics.accept_error(full);
+                    if full {
+                        tracing::warn!(%error, ?backoff, "out of file descriptors: not accepting");
+                        time::sleep(backoff).await;
+                        backoff = (backoff * 2).min(MAX_BACKOFF);
+                    } else {
+                        // A connection that died in the queue. Never a reason to spin.
+                        time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            }
+        }
+        // What the kernel has queued gets its answer before the socket is closed on it.
+        for _ in 0..self.backlog {
+            let Some(Ok((stream, peer))) = listener.accept().now_or_never() else {
+                break;
+            };
+            with.take(stream, peer, &room);
+        }
+        Ok(())
+    }
+}
+
+impl Loop {
+    fn take(&self, stream: TcpStream, peer: SocketAddr, room: &Arc<Semaphore>) {
+        let Ok(slot) = room.clone().try_acquire_owned() else {
+            self.metrics.sockets_refused.inc();
+            let _ = stream.try_write(&no_room());
+            return;
+        };
+        if let Err(error) = tune(&stream, self.peer_timeout) {
+            // The client is gone already.
+            tracing::trace!(%error, "a socket takes no options");
+            return;
+        }
+        let metrics = self.metrics.clone();
+        metrics.sockets.inc();
+        let serve = connection::serve(
+            stream,
+            peer,
+            self.service.clone(),
+            self.bounds,
+            self.closing.clone(),
+        );
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move {
+            let _gauge = Gauge(metrics);
+            let _slot = slot;
+            cut.run_until_cancelled(serve).await;
+        });
+    }
+}
+
+/// Counts an open socket, also when its task panics.
+struct Gauge(Metrics);
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.sockets.dec();
+    }
+}
+
+/// Finds a peer that vanished: with bytes unacknowledged or silent, it is given up in time.
+fn tune(stream: &TcpStream, peer_timeout: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let second = Duration::from_secs(1);
+    let keepalive = TcpKeepalive::new()
+        .with_time((peer_timeout / 2).max(second))
+        .with_interval((peer_timeout / 6).max(second))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(peer_timeout))?;
+    Ok(())
+}
+
+fn is_fd_limit(error: &io::Error) -> bool {
+    // EMFILE and ENFILE, the same numbers on every Unix.
+    matches!(error.raw_os_error(), Some(24 | 23))
+}

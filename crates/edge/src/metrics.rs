@@ -1,0 +1,199 @@
+//! The metrics of the edge.
+
+use http::StatusCode;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+    exponential_buckets,
+};
+
+use crate::problem::REASONS;
+
+/// The metrics of the edge. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(crate) connections: IntGauge,
+    pub(crate) connections_limit: IntGauge,
+    pub(crate) sockets: IntGauge,
+    pub(crate) sockets_refused: IntCounter,
+    pub(crate) publish_bytes: IntCounter,
+    pub(crate) connection_seconds: Histogram,
+    pub(crate) draining: IntGauge,
+    pub(crate) ready: IntGauge,
+    requests: IntCounterVec,
+    refusals: IntCounterVec,
+    published: IntCounterVec,
+    accept_errors: IntCounterVec,
+}
+
+/// The closed set of routes that requests are counted by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Route {
+    Events,
+    Publish,
+    Poll,
+    History,
+    Page,
+    Admin,
+    Other,
+}
+
+/// How a publication ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    Ok,
+    Duplicate,
+    /// The client's fault.
+    Rejected,
+    /// The bus's or the server's.
+    Error,
+}
+
+impl Route {
+    const ALL: [Self; 7] = [
+        Self::Events,
+        Self::Publish,
+        Self::Poll,
+        Self::History,
+        Self::Page,
+        Self::Admin,
+        Self::Other,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Publish => "publish",
+            Self::Poll => "poll",
+            Self::History => "history",
+            Self::Page => "page",
+            Self::Admin => "admin",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Ok, Self::Duplicate, Self::Rejected, Self::Error];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Duplicate => "duplicate",
+            Self::Rejected => "rejected",
+            Self::Error => "error",
+        }
+    }
+}
+
+const STATUSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, made: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(format!("fanfare_edge_{name}"), help)?)
+    }
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(format!("fanfare_edge_{name}"), help)?)
+    }
+    fn counters(&self, name: &str, help: &str, by: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(
+            Opts::new(format!("fanfare_edge_{name}"), help),
+            by,
+        )?)
+    }
+}
+
+impl Metrics {
+    /// Makes the metrics and registers them.
+    ///
+    /// # Errors
+    /// Where the registry holds metrics of these names.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let make = Maker(registry);
+        let life = HistogramOpts::new("fanfare_edge_connection_seconds", "How long streams lived.")
+            .buckets(exponential_buckets(0.1, 4.0, 10)?);
+        let metrics = Self {
+            connections: make.gauge("connections", "Streams and polls that hold a slot.")?,
+            connections_limit: make.gauge("connections_limit", "The most streams and polls.")?,
+            sockets: make.gauge("sockets", "Open sockets of both listeners.")?,
+            sockets_refused: make.counter(
+                "sockets_refused_total",
+                "Sockets closed at once, for want of room.",
+            )?,
+            publish_bytes: make.counter("publish_bytes_total", "Bytes of data published here.")?,
+            connection_seconds: make.add(Histogram::with_opts(life)?)?,
+            draining: make.gauge("draining", "1 while the node is going away.")?,
+            ready: make.gauge("ready", "1 while the node wants new clients.")?,
+            requests: make.counters(
+                "requests_total",
+                "Requests by route and class of status.",
+                &["route", "status"],
+            )?,
+            refusals: make.counters(
+                "refusals_total",
+                "Refused requests by reason.",
+                &["reason"],
+            )?,
+            published: make.counters(
+                "published_total",
+                "Publications that came in here, by outcome.",
+                &["outcome"],
+            )?,
+            accept_errors: make.counters(
+                "accept_errors_total",
+                "Connections that could not be accepted, by reason.",
+                &["reason"],
+            )?,
+        };
+        metrics.announce_labels();
+        Ok(metrics)
+    }
+
+    /// Every label stands from the start, so that a rate over it sees the first increase.
+    fn announce_labels(&self) {
+        for route in Route::ALL {
+            for status in STATUSES {
+                self.requests.with_label_values(&[route.as_str(), status]);
+            }
+        }
+        REASONS
+            .iter()
+            .for_each(|reason| drop(self.refusals.with_label_values(&[*reason])));
+        for outcome in Outcome::ALL {
+            self.published.with_label_values(&[outcome.as_str()]);
+        }
+        for reason in ["fd_limit", "other"] {
+            self.accept_errors.with_label_values(&[reason]);
+        }
+    }
+
+    pub(crate) fn request(&self, route: Route, status: StatusCode) {
+        let class = match status.as_u16() {
+            500.. => "5xx",
+            400..500 => "4xx",
+            300..400 => "3xx",
+            _ => "2xx",
+        };
+        self.requests
+            .with_label_values(&[route.as_str(), class])
+            .inc();
+    }
+
+    pub(crate) fn refusal(&self, reason: &'static str) {
+        self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn published(&self, outcome: Outcome) {
+        self.published.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    pub(crate) fn accept_error(&self, fd_limit: bool) {
+        let reason = if fd_limit { "fd_limit" } else { "other" };
+        self.accept_errors.with_label_values(&[reason]).inc();
+    }
+}

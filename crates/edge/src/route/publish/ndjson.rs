@@ -1,0 +1,152 @@
+//! `POST /publish` with NDJSON: a publication each line, a result each line, while it streams.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{body::Body, response::Response};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::stream;
+use http::{HeaderValue, StatusCode, header, request::Parts};
+use http_body_util::BodyExt;
+use tokio::time;
+
+use super::{item, not_utf8, publisher::Publisher};
+use crate::{app::App, body, problem::Refusal, query::Query, route::json};
+
+/// Answers at once with a stream of results. The next line is read when the result of the one
+/// before has been taken: order is kept, and a publisher that does not read its results waits.
+pub(super) fn answer(app: &Arc<App>, parts: &Parts, body: Body) -> Result<Response, Refusal> {
+    Query::parse(parts.uri.query(), &[], app.auth.takes_query_token())?;
+    body::refuse_encoding(&parts.headers)?;
+    let publisher = Publisher::new(app, parts)?;
+    let lines = Lines {
+        body,
+        buffer: BytesMut::new(),
+        searched: 0,
+        most: longest_line(app.config.limits.event_bytes),
+        skipping: false,
+        ended: false,
+    };
+    let results = stream::unfold((publisher, lines), |(publisher, mut lines)| async move {
+        let result = lines.publish_next(&publisher).await?;
+        Some((Ok::<_, Infallible>(result), (publisher, lines)))
+    });
+    let mut response = json(StatusCode::OK, Body::from_stream(results));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// The longest line that an event within its own bound can need: JSON writes a byte as six at
+/// most, beside names and punctuation.
+fn longest_line(event_bytes: usize) -> usize {
+    event_bytes.saturating_mul(6).saturating_add(8 << 10)
+}
+
+/// The body, line by line.
+struct Lines {
+    body: Body,
+    buffer: BytesMut,
+    /// How far the buffer was searched for an end of line already.
+    searched: usize,
+    most: usize,
+    /// The rest of a line that was too long is being thrown away.
+    skipping: bool,
+    ended: bool,
+}
+
+enum Line {
+    Whole(Bytes),
+    TooLong,
+    Stalled,
+    Broken,
+}
+
+impl Lines {
+    /// The result of the next line, with its end of line; `None` at the end.
+    async fn publish_next(&mut self, publisher: &Publisher) -> Option<Bytes> {
+        loop {
+            let published = match self.next(publisher).await? {
+                Line::Whole(line) => match std::str::from_utf8(&line) {
+                    Ok(text) if text.trim().is_empty() => continue,
+                    Ok(text) => item::publish(publisher, text).await,
+                    Err(error) => {
+                        let error = fanfare_core::NotUtf8 {
+                            at: error.valid_up_to(),
+                        };
+                        Err(publisher.rejected(not_utf8(error)))
+                    }
+                },
+                Line::TooLong => {
+                    let allowed = format!("{} bytes", self.most);
+                    Err(publisher.rejected(Refusal::TooLarge {
+                        what: "the line",
+                        allowed,
+                    }))
+                }
+                Line::Stalled => Err(Refusal::BodyTimeout),
+                Line::Broken => return None,
+            };
+            return Some(Bytes::from(item::result(published) + "\n"));
+        }
+    }
+
+    async fn next(&mut self, publisher: &Publisher) -> Option<Line> {
+        let limits = &publisher.app.config.limits;
+        loop {
+            if let Some(at) = memchr(&self.buffer[self.searched..]) {
+                let mut line = self.buffer.split_to(self.searched + at + 1).freeze();
+                self.searched = 0;
+                line.truncate(line.len() - 1);
+                if std::mem::take(&mut self.skipping) {
+                    continue;
+                }
+                return Some(if line.len() > self.most {
+                    Line::TooLong
+                } else {
+                    Line::Whole(line)
+                });
+            }
+            self.searched = self.buffer.len();
+            if self.skipping {
+                self.buffer.advance(self.searched);
+                self.searched = 0;
+            } else if self.buffer.len() > self.most {
+                self.skipping = true;
+                return Some(Line::TooLong);
+            }
+            if self.ended {
+                let rest = self.buffer.split().freeze();
+                self.searched = 0;
+                return (!rest.is_empty()).then_some(Line::Whole(rest));
+            }
+            // Between lines a publisher may rest; within one it goes on.
+            let patience = if self.buffer.is_empty() {
+                limits.ndjson_idle
+            } else {
+                limits.body_timeout
+            };
+            match time::timeout(patience, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+                Ok(None) => self.ended = true,
+                // A line without its end is not published: nobody knows what it was to be.
+                Ok(Some(Err(_))) => return Some(self.end(Line::Broken)),
+                Err(_) => return Some(self.end(Line::Stalled)),
+            }
+        }
+    }
+
+    fn end(&mut self, with: Line) -> Line {
+        self.ended = true;
+        self.buffer.clear();
+        self.searched = 0;
+        with
+    }
+}
+
+fn memchr(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == b'\n')
+}
