@@ -1,0 +1,96 @@
+//! Makes the broker that the configuration names. The only file that names backends.
+
+use std::{sync::Arc, time::Duration};
+
+use fanfare_core::{
+    Broker, BrokerError, BrokerMetrics, Dialect, Mapping, Retained, Retention, RetentionRule,
+};
+use fanfare_memory::MemoryBroker;
+use fanfare_nats::NatsBroker;
+use fanfare_redis::RedisBroker;
+use prometheus::Registry;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    config::{Config, Kind},
+    exit::{Failure, chain},
+};
+
+/// The wait between two attempts to reach the bus at start.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+
+/// Makes the broker. A bus that does not answer yet is waited for, up to `broker.start_timeout`.
+///
+/// # Errors
+/// Where the bus cannot be reached in time, or says no. Never shows a secret.
+pub(crate) async fn connect(
+    config: &Config,
+    registry: &Registry,
+) -> Result<Arc<dyn Broker>, Failure> {
+    let kind = config.broker.kind;
+    let metrics = BrokerMetrics::register(registry, kind.as_str()).map_err(Failure::failed)?;
+    let broker: Arc<dyn Broker> = match kind {
+        Kind::Memory => {
+            let config = config.broker.memory.to_room(config.retention());
+            return Ok(Arc::new(MemoryBroker::new(config, metrics)));
+        }
+        Kind::Redis => {
+            let settings = config.broker.redis.to_room();
+            let connect = || RedisBroker::connect(settings.clone(), metrics.clone());
+            Arc::new(patiently(config, connect).await?)
+        }
+        Kind::Nats => {
+            let settings = config.broker.nats.to_room(&config.server.node);
+            let connect = || NatsBroker::connect(settings.clone(), metrics.clone());
+            Arc::new(patiently(config, connect).await?)
+        }
+    };
+    // These buses keep nothing: what passes through this node is retained here.
+    let retained = config
+        .broker
+        .memory
+        .retained(retention(config), config.delivery.feed());
+    Ok(Arc::new(Retained::new(broker, retained, metrics)))
+}
+
+async fn patiently<B, F: Future<Output = Result<B, BrokerError>>>(
+    config: &Config,
+    mut connect: impl FnMut() -> F,
+) -> Result<B, Failure> {
+    let kind = config.broker.kind;
+    let deadline = Instant::now() + config.broker.start_timeout.0;
+    loop {
+        match connect().await {
+            Ok(broker) => return Ok(broker),
+            Err(error) if error.is_transient() && Instant::now() + BETWEEN_ATTEMPTS < deadline => {
+                tracing::warn!(broker = %kind, error = chain(&error), "the bus does not answer yet");
+                sleep(BETWEEN_ATTEMPTS).await;
+            }
+            Err(error) => {
+                let why = chain(&error);
+                return Err(Failure::failed(format!(
+                    "cannot use the bus (broker.kind = {kind}): {why}"
+                )));
+            }
+        }
+    }
+}
+
+/// The retention rules, after those of `retain = "none"`: what a rule makes is then not kept.
+fn retention(config: &Config) -> Retention {
+    let broker = &config.broker;
+    let (dialect, rules): (_, Vec<_>) = match broker.kind {
+        Kind::Memory => return config.retention(),
+        Kind::Redis => (Dialect::Glob, broker.redis.not_retained().collect()),
+        Kind::Nats => (Dialect::Subject, broker.nats.not_retained().collect()),
+    };
+    // The rules were parsed when the configuration was checked.
+    let mappings = rules
+        .into_iter()
+        .filter_map(|(source, channel)| Mapping::parse(dialect, source, channel).ok());
+    let nothing = mappings.map(|mapping| RetentionRule {
+        max_count: 0,
+        ..RetentionRule::of(mapping.image().clone())
+    });
+    Retention::new(nothing.chain(config.retention().rules().iter().cloned()))
+}

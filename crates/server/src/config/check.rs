@@ -1,0 +1,101 @@
+//! What concerns several keys, or what only a room can say.
+
+use fanfare_core::{
+    BrokerError,
+    mapping::{Dialect, Mapping},
+};
+use fanfare_edge::config::ConfigError;
+
+use super::{
+    Config, Kind,
+    problem::{Given, Problem},
+};
+
+/// Everything that is wrong with a configuration whose values are well-formed. The settings of
+/// buses that are not chosen are checked too: choosing one must not bring up old mistakes.
+pub(crate) fn check(config: &Config, given: &Given) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    edge(config, given, &mut problems);
+    delivery(config, given, &mut problems);
+    redis(config, given, &mut problems);
+    nats(config, given, &mut problems);
+    problems
+}
+
+fn edge(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
+    match config.edge().check() {
+        Ok(()) => {}
+        Err(ConfigError::Value { key, allowed, .. }) => problems.push(given.problem(key, allowed)),
+        Err(other) => problems.push(Problem {
+            message: other.to_string(),
+            ..Problem::default()
+        }),
+    }
+}
+
+fn delivery(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
+    let delivery = &config.delivery;
+    for (key, value) in [
+        ("delivery.outbox_bytes", delivery.outbox_bytes.0),
+        ("delivery.page_events", delivery.page_events),
+        ("delivery.page_bytes", delivery.page_bytes.0),
+        ("delivery.history_calls", delivery.history_calls),
+        ("delivery.feed_items", delivery.feed_items),
+        ("delivery.feed_bytes", delivery.feed_bytes.0),
+        (
+            "broker.memory.max_channels",
+            config.broker.memory.max_channels,
+        ),
+    ] {
+        if value == 0 {
+            problems.push(given.problem(key, "expected more than zero"));
+        }
+    }
+    for (key, value) in [
+        ("heartbeat.interval", config.heartbeat.interval),
+        ("delivery.stall_timeout", delivery.stall_timeout),
+        ("delivery.retry", delivery.retry),
+    ] {
+        if value.0.is_zero() {
+            problems.push(given.problem(key, "expected more than zero"));
+        }
+    }
+}
+
+fn redis(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
+    if let Err(error) = config.broker.redis.to_room().validate() {
+        problems.push(of_backend(&error, given));
+    }
+}
+
+/// A backend's problem begins with its name, then the key.
+fn of_backend(error: &BrokerError, given: &Given) -> Problem {
+    let text = error.to_string();
+    let text = text.split_once(": ").map_or(&*text, |(_, text)| text);
+    match text.split_once(' ') {
+        Some((key, why)) if key.starts_with("broker.") => {
+            given.problem(key.trim_end_matches(':'), why)
+        }
+        _ => Problem {
+            message: text.into(),
+            ..Problem::default()
+        },
+    }
+}
+
+fn nats(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
+    let nats = &config.broker.nats;
+    let used = config.broker.kind == Kind::Nats || given.has("broker.nats");
+    if used && nats.jetstream != Some(false) {
+        problems.push(given.problem(
+            "broker.nats.jetstream",
+            "set `jetstream = false`: the default, a JetStream stream of Fanfare's own, is not \
+             built yet, and core NATS alone is",
+        ));
+    }
+    for (at, rule) in nats.ingest.iter().enumerate() {
+        if let Err(why) = Mapping::parse(Dialect::Subject, &rule.source, &rule.channel) {
+            problems.push(given.problem(&format!("broker.nats.ingest[{at}]"), why.to_string()));
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `[delivery]`, `[heartbeat]`, `[[slow]]` and `[[retention]]`.
+
+use fanfare_core::{Pattern, RetentionRule, feed::FeedBounds};
+use fanfare_delivery::{DeliveryConfig, SlowPolicy, SlowRule};
+use serde::{Deserialize, Serialize};
+
+use super::values::{Bytes, Selector, Span, choice};
+
+/// Bounds and times of delivery.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Delivery {
+    /// Zero: one for each core.
+    pub(crate) shards: usize,
+    pub(crate) outbox_bytes: Bytes,
+    pub(crate) ring_bytes: Bytes,
+    pub(crate) page_events: usize,
+    pub(crate) page_bytes: Bytes,
+    pub(crate) history_calls: usize,
+    pub(crate) stall_timeout: Span,
+    pub(crate) retry: Span,
+    pub(crate) feed_items: usize,
+    pub(crate) feed_bytes: Bytes,
+}
+
+/// When a stream is idle.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Heartbeat {
+    pub(crate) interval: Span,
+}
+
+choice! {
+    /// What to do with a subscriber whose outbox is full.
+    Policy {
+        /// End the stream.
+        Close = "close",
+        /// Drop, and say so.
+        Gap = "gap",
+        /// Keep the newest.
+        Latest = "latest",
+    }
+}
+
+/// What to do with slow subscribers of some channels.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Slow {
+    pub(crate) channels: Selector,
+    pub(crate) policy: Policy,
+}
+
+/// What some channels retain.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Retention {
+    pub(crate) channels: Selector,
+    #[serde(default = "max_count")]
+    pub(crate) max_count: usize,
+    #[serde(default = "max_bytes")]
+    pub(crate) max_bytes: Bytes,
+    #[serde(default = "max_age")]
+    pub(crate) max_age: Span,
+}
+
+fn rule() -> RetentionRule {
+    RetentionRule::of(Pattern::all())
+}
+fn max_count() -> usize {
+    rule().max_count
+}
+fn max_bytes() -> Bytes {
+    Bytes(rule().max_bytes)
+}
+fn max_age() -> Span {
+    Span(rule().max_age)
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        let room = DeliveryConfig::default();
+        Self {
+            shards: 0,
+            outbox_bytes: Bytes(room.outbox_bytes),
+            ring_bytes: Bytes(room.ring_bytes),
+            page_events: room.page_events,
+            page_bytes: Bytes(room.page_bytes),
+            history_calls: room.history_calls,
+            stall_timeout: Span(room.stall_timeout),
+            retry: Span(room.retry),
+            feed_items: room.feed.items,
+            feed_bytes: Bytes(room.feed.bytes),
+        }
+    }
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            interval: Span(DeliveryConfig::default().heartbeat),
+        }
+    }
+}
+
+impl Delivery {
+    /// As the room wants it.
+    pub(crate) fn to_room(
+        &self,
+        node: &str,
+        heartbeat: &Heartbeat,
+        slow: &[Slow],
+    ) -> DeliveryConfig {
+        let cores = DeliveryConfig::default().shards;
+        DeliveryConfig {
+            node: node.into(),
+            shards: if self.shards == 0 { cores } else { self.shards },
+            outbox_bytes: self.outbox_bytes.0,
+            ring_bytes: self.ring_bytes.0,
+            page_events: self.page_events,
+            page_bytes: self.page_bytes.0,
+            history_calls: self.history_calls,
+            heartbeat: heartbeat.interval.0,
+            stall_timeout: self.stall_timeout.0,
+            retry: self.retry.0,
+            slow: slow.iter().map(Slow::to_room).collect(),
+            feed: self.feed(),
+        }
+    }
+
+    /// The bounds of a queue of events.
+    pub(crate) fn feed(&self) -> FeedBounds {
+        FeedBounds {
+            items: self.feed_items,
+            bytes: self.feed_bytes.0,
+        }
+    }
+}
+
+impl Slow {
+    fn to_room(&self) -> SlowRule {
+        SlowRule {
+            channels: self.channels.0.clone(),
+            policy: match self.policy {
+                Policy::Close => SlowPolicy::Close,
+                Policy::Gap => SlowPolicy::Gap,
+                Policy::Latest => SlowPolicy::Latest,
+            },
+        }
+    }
+}
+
+impl Retention {
+    /// As the stores want it.
+    pub(crate) fn to_room(&self) -> RetentionRule {
+        RetentionRule {
+            channels: self.channels.0.clone(),
+            max_count: self.max_count,
+            max_bytes: self.max_bytes.0,
+            max_age: self.max_age.0,
+        }
+    }
+}

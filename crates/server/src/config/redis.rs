@@ -1,0 +1,131 @@
+//! `[broker.redis]`.
+
+use std::path::PathBuf;
+
+use fanfare_redis::{Ingest, IngestFrom, RedisConfig, Retain as Keep};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    broker::Retain,
+    nats::whole_name,
+    values::{Bytes, Span, Unbuilt, Url, choice},
+};
+
+choice! {
+    /// Where a rule takes messages from.
+    #[derive(Default)]
+    From {
+        /// What is published on pub/sub channels.
+        #[default]
+        Pubsub = "pubsub",
+    }
+    not_yet { "stream" }
+}
+
+/// How to reach Redis, and what to take from it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Redis {
+    pub(crate) url: Url,
+    pub(crate) url_file: Option<PathBuf>,
+    #[serde(skip_serializing)]
+    pub(crate) sentinel: Option<Unbuilt>,
+    #[serde(skip_serializing)]
+    pub(crate) cluster: Option<Unbuilt>,
+    pub(crate) prefix: String,
+    pub(crate) connect_timeout: Span,
+    pub(crate) command_timeout: Span,
+    pub(crate) ping_interval: Span,
+    pub(crate) probe_timeout: Span,
+    pub(crate) reconnect_delay: Span,
+    pub(crate) linger: Span,
+    pub(crate) max_lingering: usize,
+    pub(crate) key_window: Span,
+    pub(crate) max_data_bytes: Bytes,
+    pub(crate) ingest: Vec<RedisIngest>,
+}
+
+/// What to take from pub/sub channels that others write.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RedisIngest {
+    #[serde(default)]
+    pub(crate) from: From,
+    pub(crate) source: String,
+    #[serde(default = "whole_name")]
+    pub(crate) channel: String,
+    #[serde(default)]
+    pub(crate) retain: Retain,
+    #[serde(default, skip_serializing)]
+    pub(crate) data: Option<Unbuilt>,
+    #[serde(default, skip_serializing)]
+    pub(crate) event: Option<Unbuilt>,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        let room = RedisConfig::default();
+        Self {
+            url: Url::new(room.url),
+            url_file: None,
+            sentinel: None,
+            cluster: None,
+            prefix: room.prefix,
+            connect_timeout: Span(room.connect_timeout),
+            command_timeout: Span(room.command_timeout),
+            ping_interval: Span(room.ping_interval),
+            probe_timeout: Span(room.probe_timeout),
+            reconnect_delay: Span(room.reconnect_delay),
+            linger: Span(room.linger),
+            max_lingering: room.max_lingering,
+            key_window: Span(room.key_window),
+            max_data_bytes: Bytes(room.max_data_bytes),
+            ingest: Vec::new(),
+        }
+    }
+}
+
+impl Redis {
+    /// Source and channel of the rules whose events nobody keeps.
+    pub(crate) fn not_retained(&self) -> impl Iterator<Item = (&str, &str)> {
+        let rules = self
+            .ingest
+            .iter()
+            .filter(|rule| rule.retain == Retain::None);
+        rules.map(|rule| (&*rule.source, &*rule.channel))
+    }
+
+    /// As the backend wants it.
+    pub(crate) fn to_room(&self) -> RedisConfig {
+        RedisConfig {
+            url: self.url.expose().to_owned(),
+            prefix: self.prefix.clone(),
+            ingest: self.ingest.iter().map(RedisIngest::to_room).collect(),
+            connect_timeout: self.connect_timeout.0,
+            command_timeout: self.command_timeout.0,
+            ping_interval: self.ping_interval.0,
+            probe_timeout: self.probe_timeout.0,
+            reconnect_delay: self.reconnect_delay.0,
+            linger: self.linger.0,
+            max_lingering: self.max_lingering,
+            key_window: self.key_window.0,
+            max_data_bytes: self.max_data_bytes.0,
+        }
+    }
+}
+
+impl RedisIngest {
+    fn to_room(&self) -> Ingest {
+        Ingest {
+            from: match self.from {
+                From::Pubsub => IngestFrom::PubSub,
+            },
+            source: self.source.clone(),
+            channel: self.channel.clone(),
+            retain: match self.retain {
+                Retain::None => Keep::None,
+                Retain::Node => Keep::Node,
+            },
+        }
+    }
+}
