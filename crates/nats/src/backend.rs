@@ -27,7 +27,7 @@ const HEADER_ROOM: usize = 2 << 10;
 /// The log of raw events: this node's own.
 const LOG: &str = "raw";
 
-/// The broker over core NATS. See the [crate](crate) for what it keeps.
+/// The broker over core NATS. See the [crate] for what it keeps.
 ///
 /// Dropping it closes it.
 pub struct NatsBroker {

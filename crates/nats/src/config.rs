@@ -34,7 +34,7 @@ pub struct NatsConfig {
     /// leave a ping unanswered before the link is given up.
     pub command_timeout: Duration,
     /// How often the server is pinged. A server that stands still is noticed after at most this,
-    /// `command_timeout` and a quarter of a second together.
+    /// `command_timeout` and half a second together.
     pub ping_interval: Duration,
     /// The longest time for a probe.
     pub probe_timeout: Duration,

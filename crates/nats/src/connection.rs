@@ -94,6 +94,8 @@ struct Session {
     restoring: Option<Proof>,
     leave: Option<Instant>,
     refused: Option<String>,
+    /// Whether the server was silent for too long when last looked at.
+    suspect: bool,
 }
 
 impl Link {
@@ -300,6 +302,7 @@ impl Link {
             restoring: Some(self.state.lock().attach(&self.probe.subject, &self.group)),
             leave: None,
             refused: None,
+            suspect: false,
         };
         self.phase.send_replace(Phase::Live);
         let mut parser = Parser::new(self.config.max_data_bytes.saturating_add(HEADER_BYTES));
@@ -355,8 +358,10 @@ impl Link {
             *due = true;
         }
         let silent = |since: Instant| now.saturating_duration_since(since) > patience;
-        if state.unanswered_since().is_some_and(silent) && silent(session.heard) {
-            return Err(Cut::Silence(now - session.heard));
+        let suspect = state.unanswered_since().is_some_and(silent) && silent(session.heard);
+        // Where this process stood still, the answer may be here and unread: it gets one more turn.
+        if std::mem::replace(&mut session.suspect, suspect) && suspect {
+            return Err(Cut::Silence(now.saturating_duration_since(session.heard)));
         }
         state.sweep(now, |pattern| self.intake.interest.follows_pattern(pattern));
         let followed = i64::try_from(state.table.len()).unwrap_or(i64::MAX);

@@ -1,5 +1,7 @@
 //! What is published on either side, and what arrives.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::time::Duration;

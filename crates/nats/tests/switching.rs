@@ -1,6 +1,8 @@
 //! Subscriptions that overlap come and go while numbered messages flow: each arrives once, in its
 //! publisher's order, over all channels.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::{

@@ -1,6 +1,8 @@
 //! A real nats-server, plain clients of it, and what a node received.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod wire;
+
 use std::{
     net::TcpListener,
     path::PathBuf,
@@ -27,6 +29,14 @@ pub(crate) struct Server {
     child: Option<Child>,
 }
 
+/// How a start went.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    Up,
+    Ended,
+    Absent,
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -36,17 +46,24 @@ impl Server {
     /// Starts a server with these lines added to its configuration; `None`, said aloud, where
     /// there is no nats-server.
     pub(crate) async fn start(extra: &str) -> Option<Self> {
-        let (port, monitor) = (free_port(), free_port());
-        let config = std::env::temp_dir().join(format!("fanfare-nats-{port}-{monitor}.conf"));
-        let text = format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n{extra}\n");
-        std::fs::write(&config, text).unwrap();
-        let mut server = Self {
-            port,
-            monitor,
-            config,
-            child: None,
-        };
-        server.run().await.then_some(server)
+        loop {
+            let (port, monitor) = (free_port(), free_port());
+            let config = std::env::temp_dir().join(format!("fanfare-nats-{port}-{monitor}.conf"));
+            let text = format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n{extra}\n");
+            std::fs::write(&config, text).unwrap();
+            let mut server = Self {
+                port,
+                monitor,
+                config,
+                child: None,
+            };
+            match server.run().await {
+                Run::Up => return Some(server),
+                Run::Absent => return None,
+                // Another test took a port in between.
+                Run::Ended => {}
+            }
+        }
     }
 
     /// Two servers that are one cluster.
@@ -71,24 +88,39 @@ impl Server {
     }
 
     /// Starts it, again on the same ports.
-    pub(crate) async fn run(&mut self) -> bool {
+    pub(crate) async fn run(&mut self) -> Run {
         let mut command = Command::new("nats-server");
         command.arg("-c").arg(&self.config);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        match command.spawn() {
-            Ok(child) => self.child = Some(child),
+        let mut child = match command.spawn() {
+            Ok(child) => child,
             Err(why) => {
                 assert!(std::env::var_os("CI").is_none(), "nats-server: {why}");
                 eprintln!("SKIPPED: no nats-server ({why}); apt install nats-server");
-                return false;
+                return Run::Absent;
             }
+        };
+        let start = Instant::now();
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return Run::Ended;
+            }
+            // The monitoring port opens first, so the client port tells of both.
+            let up = TcpStream::connect(("127.0.0.1", self.port)).await;
+            if up.is_ok()
+                && TcpStream::connect(("127.0.0.1", self.monitor))
+                    .await
+                    .is_ok()
+            {
+                self.child = Some(child);
+                return Run::Up;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "not in time: the server's ports"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let address = ("127.0.0.1", self.port);
-        until("the server's port", async || {
-            TcpStream::connect(address).await.is_ok()
-        })
-        .await;
-        true
     }
 
     /// Ends it at once, as a crash would.
