@@ -102,12 +102,12 @@ impl Config {
         differing
     }
 
-    /// Every key outside of lists, dotted.
-    fn known_keys() -> BTreeSet<String> {
+    /// Every key outside of lists, dotted, with its default.
+    fn known() -> BTreeMap<String, Value> {
         let mut everything = Self::default();
         everything.auth.jwt = Some(Jwt::default());
         everything.auth.anonymous = Some(Anonymous::default());
-        everything.flat().into_keys().collect()
+        everything.flat()
     }
 
     /// Every key outside of lists, dotted, with its value as it is printed.

@@ -60,16 +60,24 @@ pub(crate) async fn run(options: &Subscribe) -> Result<ExitCode, Failure> {
         named: options.channels.len() > 1 || options.channels.iter().any(|one| one.is_wild()),
         options,
     };
-    let Some(limit) = options.timeout else {
-        return follower.follow().await.map(|()| ExitCode::SUCCESS);
+    let limit = async {
+        match options.timeout {
+            Some(limit) => tokio::time::sleep(limit.0).await,
+            None => std::future::pending().await,
+        }
     };
-    match tokio::time::timeout(limit.0, follower.follow()).await {
-        Ok(done) => done.map(|()| ExitCode::SUCCESS),
-        Err(_) if options.count.is_none() => Ok(ExitCode::SUCCESS),
-        Err(_) => Err(Failure::new(
-            Code::TimedOut,
-            format!("{} events came within {limit}", follower.events),
-        )),
+    tokio::select! {
+        // What the server has sent already is printed first.
+        biased;
+        done = follower.follow() => done.map(|()| ExitCode::SUCCESS),
+        () = output::closed() => Ok(ExitCode::SUCCESS),
+        () = limit => match options.count {
+            None => Ok(ExitCode::SUCCESS),
+            Some(count) => Err(Failure::new(
+                Code::TimedOut,
+                format!("fewer than {count} events came in time"),
+            )),
+        },
     }
 }
 

@@ -1,25 +1,57 @@
 //! What concerns several keys, or what only a room can say.
 
+use config::{Value, ValueKind};
 use fanfare_core::{
     BrokerError,
     mapping::{Dialect, Mapping},
 };
 use fanfare_edge::config::ConfigError;
+use serde_json::Value as Known;
 
 use super::{
     Config, Kind,
-    problem::{Given, Problem},
+    problem::{Given, Problem, join},
 };
 
 /// Everything that is wrong with a configuration whose values are well-formed. The settings of
 /// buses that are not chosen are checked too: choosing one must not bring up old mistakes.
 pub(crate) fn check(config: &Config, given: &Given) -> Vec<Problem> {
     let mut problems = Vec::new();
+    kinds("", &given.values, given, &mut problems);
     edge(config, given, &mut problems);
     delivery(config, given, &mut problems);
     redis(config, given, &mut problems);
     nats(config, given, &mut problems);
     problems
+}
+
+/// The library takes `true` for 1 and 1.5 for 1: in a file, these are slips.
+fn kinds(path: &str, value: &Value, given: &Given, problems: &mut Vec<Problem>) {
+    let known = given.known.get(path);
+    let wanted = match (&value.kind, known) {
+        (ValueKind::Table(table), _) => {
+            for (key, value) in table {
+                kinds(&join(path, key), value, given, problems);
+            }
+            return;
+        }
+        (ValueKind::Array(items), _) => {
+            for (index, item) in items.iter().enumerate() {
+                kinds(&format!("{path}[{index}]"), item, given, problems);
+            }
+            return;
+        }
+        (ValueKind::Boolean(_), Some(Known::Bool(_) | Known::Null)) => return,
+        (ValueKind::Boolean(_) | ValueKind::Float(_), Some(Known::Number(_))) => {
+            "expected a whole number, not negative"
+        }
+        (ValueKind::Boolean(_), _) => "expected a text or a number, not true or false",
+        (ValueKind::Float(_), _) => "expected a text or a whole number",
+        (ValueKind::String(_) | ValueKind::Nil, _) => return,
+        (_, Some(Known::Bool(_))) => "expected true or false",
+        _ => return,
+    };
+    problems.push(given.problem(path, wanted));
 }
 
 fn edge(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
@@ -85,8 +117,8 @@ fn of_backend(error: &BrokerError, given: &Given) -> Problem {
 
 fn nats(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
     let nats = &config.broker.nats;
-    let used = config.broker.kind == Kind::Nats || given.has("broker.nats");
-    if used && nats.jetstream != Some(false) {
+    let missing = config.broker.kind == Kind::Nats && nats.jetstream.is_none();
+    if missing || nats.jetstream == Some(true) {
         problems.push(given.problem(
             "broker.nats.jetstream",
             "set `jetstream = false`: the default, a JetStream stream of Fanfare's own, is not \

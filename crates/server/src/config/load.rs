@@ -104,7 +104,7 @@ fn read(file: Option<&Path>, settings: Vec<(String, String)>) -> Result<Given, P
         values,
         file: file.map(|path| path.display().to_string()),
         variables,
-        known: Config::known_keys(),
+        known: Config::known(),
     })
 }
 

@@ -1,7 +1,10 @@
 //! What is wrong with a configuration, in a sentence that helps: which key, its value, where it
 //! came from, what is allowed, and which key was probably meant.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use config::{ConfigError, Value, ValueKind};
 use serde_path_to_error::{Path, Segment};
@@ -58,8 +61,8 @@ pub(crate) struct Given {
     pub(crate) file: Option<String>,
     /// Names of the environment variables that were taken.
     pub(crate) variables: BTreeSet<String>,
-    /// Every key that there is, dotted.
-    pub(crate) known: BTreeSet<String>,
+    /// Every key outside of lists, dotted, with its default as it is printed.
+    pub(crate) known: BTreeMap<String, serde_json::Value>,
 }
 
 impl Given {
@@ -123,7 +126,7 @@ impl Given {
             .map(|(_, sibling)| join(parent, sibling));
         let elsewhere = || {
             self.known
-                .iter()
+                .keys()
                 .find(|known| known.rsplit('.').next() == Some(field))
                 .cloned()
         };
@@ -206,7 +209,7 @@ fn dotted(path: &Path) -> String {
         })
 }
 
-fn join(parent: &str, key: &str) -> String {
+pub(crate) fn join(parent: &str, key: &str) -> String {
     if parent.is_empty() {
         key.into()
     } else {

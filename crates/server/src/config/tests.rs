@@ -170,6 +170,22 @@ fn bad_files_are_explained() {
             "[limits]\nrefusal = \"no\"",
             &["limits.refusal", "retry-stream"],
         ),
+        (
+            "[page]\nenabled = 1",
+            &["page.enabled = 1", "true or false"],
+        ),
+        (
+            "[limits]\nconnections = true",
+            &["limits.connections = true", "whole number"],
+        ),
+        (
+            "[limits]\nconnections = 1.5",
+            &["limits.connections = 1.5", "whole number"],
+        ),
+        (
+            "[[retention]]\nchannels = \"a\"\nmax_count = true",
+            &["retention[0].max_count = true", "not true or false"],
+        ),
         ("[log]\nlevel = \"loud\"", &["log.level = \"loud\"", "warn"]),
         (
             "[auth]\nanonymous = { subscribe = [\"a..b\"] }",
@@ -241,10 +257,6 @@ fn what_is_not_built_yet_says_so() {
         ("[broker]\nkind = \"nats\"".into(), "broker.nats.jetstream"),
         (
             "[broker.nats]\njetstream = true".into(),
-            "broker.nats.jetstream",
-        ),
-        (
-            "[broker.nats]\nurl = \"nats://h\"".into(),
             "broker.nats.jetstream",
         ),
     ] {
