@@ -87,6 +87,16 @@ pub async fn a_cut_is_healed_or_told(stand: Stand) -> Verdict {
         account(channel, sent, &witness.items)?;
     }
     account(&channels[0], &sent[0], &by_name.items)?;
+    let first = witness.events().next().map(|event| event.position.clone());
+    if let Some(first) = first.filter(|_| stand.capabilities.history) {
+        // Who was away over all of it is told the same.
+        let patterns: Vec<_> = channels.iter().map(Into::into).collect();
+        let since = fanfare_core::Since::After(first);
+        let log = stand.log_of(&channels[0])?;
+        let pages = stand.pages(&log, &patterns, since, 4).await?;
+        account(&channels[0], &sent[0][1..], &pages.items)?;
+        account(&channels[1], &sent[1], &pages.items)?;
+    }
     Ok(Done::Kept)
 }
 

@@ -201,18 +201,53 @@ pub async fn a_slow_reader_is_told_what_it_missed(stand: Stand) -> Verdict {
     let mut slow = stand.idle_follower(bounds);
     slow.follow(&*stand.broker, &stand.pattern("*")?).await?;
     stand.publish_all(&channels, 40, &mut witness).await?;
-    slow.until("a gap", |items| {
-        items.iter().any(|item| matches!(item, Live::Gap(_)))
+    let mut sent: Vec<Vec<String>> = (0..2)
+        .map(|place| (place..40).step_by(2).map(|n| n.to_string()).collect())
+        .collect();
+    let whole = |items: &[Live], sent: &[Vec<String>]| {
+        let mut each = channels.iter().zip(sent);
+        each.try_for_each(|(channel, sent)| account(channel, sent, items).map(drop))
+    };
+    slow.until("all that was published, or a gap", |items| {
+        whole(items, &sent).is_ok()
     })
     .await?;
     stand.publish(&channels[0], "end").await?;
     slow.until_data("end").await?;
-    for (index, channel) in channels.iter().enumerate() {
-        let mut sent: Vec<_> = (index..40).step_by(2).map(|n| n.to_string()).collect();
-        if index == 0 {
-            sent.push("end".into());
+    sent[0].push("end".into());
+    whole(&slow.items, &sent)?;
+    Ok(Done::Kept)
+}
+
+/// A client that went away, so that nobody follows its channel, and comes back with its cursor.
+pub async fn what_passed_unfollowed_is_answered_or_a_gap(stand: Stand) -> Verdict {
+    let channel = stand.channel("unfollowed")?;
+    let patterns = [Pattern::from(&channel)];
+    let log = stand.log_of(&channel)?;
+    let mut away: Option<(fanfare_core::Position, String)> = None;
+    for round in 0..20 {
+        let mut client = stand.follower(&patterns).await?;
+        let answered = match &away {
+            Some((cursor, _)) => {
+                let since = Since::After(cursor.clone());
+                Some(stand.pages(&log, &patterns, since, 3).await?)
+            }
+            None => None,
+        };
+        let seen = format!("seen {round}");
+        stand.publish(&channel, seen.as_str()).await?;
+        client.until_data(&seen).await?;
+        if let (Some(pages), Some((_, missed))) = (answered, away) {
+            let fresh = |item: &&Live| item.position().is_after(&pages.upto) != Some(false);
+            let live = client.items.iter().filter(fresh).cloned();
+            let all: Vec<_> = pages.items.iter().cloned().chain(live).collect();
+            account(&channel, &[missed, seen], &all)?;
         }
-        account(channel, &sent, &slow.items)?;
+        let cursor = newest(&client.items)?.position.clone();
+        drop(client);
+        let data = format!("away {round}");
+        stand.publish(&channel, data.as_str()).await?;
+        away = Some((cursor, data));
     }
     Ok(Done::Kept)
 }

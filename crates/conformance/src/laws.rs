@@ -91,6 +91,7 @@ macro_rules! __with_laws {
                 deleted_history_is_a_gap
                 a_log_that_began_again_is_a_gap
                 a_slow_reader_is_told_what_it_missed
+                what_passed_unfollowed_is_answered_or_a_gap
                 a_place_of_another_node_means_the_same_or_a_gap
             }
             pattern {

@@ -12,6 +12,10 @@ pub struct Capabilities {
     /// Which log a channel lives in.
     pub logs: LogMap,
     /// Whether `history` holds events. Without it, a place before the newest is answered by a gap.
+    ///
+    /// Without it, too, the log's head moves on by a place whenever the node begins to follow a
+    /// pattern on the bus: what passed before was not seen, so every cursor from before has to lie
+    /// before the head, although the node saw no event since.
     pub history: bool,
     /// Whether a position means the same place on every node. Without it, another node answers a
     /// gap.

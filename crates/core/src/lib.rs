@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod pattern_map;
 pub mod position;
 pub mod publication;
+pub mod retained;
 pub mod retention;
 pub mod store;
 
@@ -42,5 +43,6 @@ pub use position::{Epoch, InvalidLogId, LogId, Offset, Position};
 pub use publication::{
     Data, EventType, IdempotencyKey, InvalidEventType, InvalidKey, NotUtf8, Publication, Tags,
 };
+pub use retained::{Retained, RetainedConfig};
 pub use retention::{Retention, RetentionRule};
 pub use store::{Store, StoreConfig};
