@@ -19,9 +19,13 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse, Response},
+};
 use futures_util::task::AtomicWaker;
-use http::Request;
+use http::{Request, Version, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -35,6 +39,8 @@ mod raw;
 pub(crate) use raw::no_room;
 
 use io_half::Io;
+
+use crate::problem::Refusal;
 
 /// The most bytes that a client may send past its request while it is being served.
 const MAX_STRAY_BYTES: usize = 64 << 10;
@@ -66,6 +72,7 @@ struct Socket {
 struct State {
     reader: Reader,
     phase: Phase,
+    target: Target,
     /// What the client sent while the socket was watched; hyper gets it afterwards.
     stash: Vec<u8>,
     stray: usize,
@@ -91,6 +98,14 @@ enum Phase {
     Busy,
     /// Since then nothing is under way.
     Idle(time::Instant),
+}
+
+/// Where the reader is in a request's first line, whose target may need an escape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Target {
+    Awaited,
+    Open,
+    Past,
 }
 
 impl Connection {
@@ -163,6 +178,7 @@ pub(crate) async fn serve(
     let state = State {
         reader: Reader::Hyper,
         phase: Phase::Head(time::Instant::now()),
+        target: Target::Awaited,
         stash: Vec::new(),
         stray: 0,
     };
@@ -301,9 +317,24 @@ async fn answer(
     let busy = Busy(socket);
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(connection);
-    let mut response = service.router.call(request.map(Body::new)).await?;
+    let mut response = match check_host(&request) {
+        Ok(()) => service.router.call(request.map(Body::new)).await?,
+        Err(refusal) => refusal.into_response(),
+    };
     (service.observe)(&path, &mut response);
     Ok(response.map(|body| InFlight { body, _busy: busy }))
+}
+
+/// RFC 9112, section 3.2: a request of HTTP/1.1 without just one `Host` is refused.
+fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if request.version() == Version::HTTP_11 && hosts != 1 {
+        return Err(Refusal::invalid(
+            "Host",
+            format!("is given {hosts} times; once is allowed"),
+        ));
+    }
+    Ok(())
 }
 
 /// Until it is dropped, a request is being answered.
@@ -312,7 +343,9 @@ struct Busy(Arc<Socket>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.state.lock().phase = Phase::Idle(time::Instant::now());
+        let mut state = self.0.state.lock();
+        state.phase = Phase::Idle(time::Instant::now());
+        state.target = Target::Awaited;
     }
 }
 

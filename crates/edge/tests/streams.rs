@@ -117,6 +117,40 @@ async fn several_channels_patterns_envelope_and_hello() {
 }
 
 #[tokio::test]
+async fn a_pattern_may_stand_in_the_url_as_it_is_typed() {
+    let server = start();
+    let mut typed = server
+        .stream("/events?channel=a.>&channel=b.>&hello=0")
+        .await;
+    let mut escaped = server.stream("/events?channel=a.%3E&hello=0").await;
+    server.publish("a.b.c", "x").await;
+    assert_eq!(
+        (typed.event().await.data, escaped.event().await.data),
+        ("x".into(), "x".into())
+    );
+    // In the second request of a connection too, and nowhere but in the first line.
+    let one = common::head("GET", "/page.json", &[], None);
+    let two = common::head(
+        "GET",
+        "/history/a>b",
+        &[("Connection", "close"), ("X", "a > b")],
+        None,
+    );
+    let mut socket = tokio::net::TcpStream::connect(server.public).await.unwrap();
+    for (request, expected) in [(one, "test-node"), (two, "'>'")] {
+        tokio::io::AsyncWriteExt::write_all(&mut socket, request.as_bytes())
+            .await
+            .unwrap();
+        let (mut heard, mut chunk) = (Vec::new(), [0; 4096]);
+        while common::find(&heard, expected.as_bytes()).is_none() {
+            let count = socket.read(&mut chunk).await.unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&heard));
+            heard.extend_from_slice(&chunk[..count]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_list_too_long_for_a_url_comes_as_json() {
     let server = start();
     let id = server.publish("x.0", "missed").await;

@@ -11,10 +11,11 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time,
 };
 
-use super::{Phase, Reader, Socket, raw};
+use super::{Phase, Reader, Socket, Target, raw};
 
 /// The socket as hyper sees it: shared with the watch, so through `&TcpStream` alone.
 #[derive(Debug)]
@@ -39,21 +40,69 @@ impl AsyncRead for Io {
             state.stray = 0;
             return Poll::Ready(Ok(()));
         }
+        let target = state.target;
         drop(state);
         loop {
             ready!(socket.stream.poll_read_ready(cx))?;
-            match socket.stream.try_read_buf(into) {
-                Ok(_) => break,
+            let read = match target {
+                Target::Past => socket.stream.try_read_buf(into).map(|_| target),
+                _ => read_target(&socket.stream, target, into),
+            };
+            match read {
+                Ok(target) => {
+                    let mut state = socket.state.lock();
+                    state.target = target;
+                    if !into.filled().is_empty() && matches!(state.phase, Phase::Idle(_)) {
+                        state.phase = Phase::Head(time::Instant::now());
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        let mut state = socket.state.lock();
-        if !into.filled().is_empty() && matches!(state.phase, Phase::Idle(_)) {
-            state.phase = Phase::Head(time::Instant::now());
-        }
-        Poll::Ready(Ok(()))
     }
+}
+
+/// Reads a request's first line, and writes `>` in it as `%3E`: the pattern `orders.>` is typed
+/// into a URL as it is, curl sends it so, and hyper takes no such URL.
+fn read_target(stream: &TcpStream, target: Target, into: &mut ReadBuf<'_>) -> io::Result<Target> {
+    const ESCAPED: &[u8] = b"%3E";
+    let mut bytes = [0; 2048];
+    let most = bytes.len().min(into.remaining() / ESCAPED.len());
+    if most == 0 {
+        return stream.try_read_buf(into).map(|_| Target::Past);
+    }
+    let count = stream.try_read(&mut bytes[..most])?;
+    let bytes = &bytes[..count];
+    // What does not begin like a request may be the rest of one that was read already.
+    let begins = || {
+        [&b"GET /"[..], b"POST /", b"HEAD /"]
+            .iter()
+            .any(|begin| bytes.starts_with(begin))
+    };
+    if bytes.is_empty() || (target == Target::Awaited && !begins()) {
+        into.put_slice(bytes);
+        return Ok(if bytes.is_empty() {
+            target
+        } else {
+            Target::Past
+        });
+    }
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+    for (index, part) in line.split(|byte| *byte == b'>').enumerate() {
+        if index > 0 {
+            into.put_slice(ESCAPED);
+        }
+        into.put_slice(part);
+    }
+    into.put_slice(rest);
+    Ok(if end.is_some() {
+        Target::Past
+    } else {
+        Target::Open
+    })
 }
 
 impl AsyncWrite for Io {

@@ -9,6 +9,7 @@ use axum::{
 use bytes::Bytes;
 use fanfare_delivery::{Format, Page, Subscriber};
 use http::{StatusCode, request::Parts};
+use serde::Deserialize;
 use tokio::time;
 
 use super::{connection, json};
@@ -85,7 +86,30 @@ async fn page(app: &App, parts: &Parts) -> Result<Page, Refusal> {
     let seat = app.join(subscriber).await?;
     handle.opened(seat.closer());
     let left = until.saturating_duration_since(time::Instant::now());
-    Ok(seat.into_items().collect(left, most).await)
+    let mut page = seat.into_items().collect(left, most).await;
+    cut(&mut page, most)?;
+    Ok(page)
+}
+
+/// Delivery takes what is queued by the piece, which may hold more events than were asked for:
+/// the rest is for the next poll.
+fn cut(page: &mut Page, most: usize) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Place<'a> {
+        id: &'a str,
+    }
+    if page.events.len() > most {
+        page.events.truncate(most);
+        let last = page
+            .events
+            .last()
+            .and_then(|last| serde_json::from_slice::<Place<'_>>(last).ok());
+        let last = last.ok_or(Refusal::Internal {
+            detail: "an event without an id",
+        })?;
+        page.cursor = Some(last.id.to_owned());
+    }
+    Ok(())
 }
 
 trait IntoJson {
