@@ -1,5 +1,7 @@
 //! Who may do what: tokens, anonymous patterns, origins.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers")]
+
 mod common;
 
 use std::time::SystemTime;

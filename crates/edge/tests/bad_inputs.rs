@@ -1,6 +1,8 @@
 //! Ten thousand bad inputs, made by the seed that a failure prints: 4xx and problem+json, never
 //! 5xx, never a panic. What happens to be good is served.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers")]
+
 mod common;
 
 use std::net::SocketAddr;

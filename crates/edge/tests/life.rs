@@ -1,5 +1,7 @@
 //! The life of a connection: limits, and a slot that is free the moment its client is gone.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Publications in, and what comes out of poll and history.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers")]
+
 mod common;
 
 use std::{sync::Arc, time::Duration};

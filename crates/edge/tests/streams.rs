@@ -1,5 +1,7 @@
 //! `/events` over a real socket: the head's bytes, what is asked for, and where it resumes.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers")]
+
 mod common;
 
 use common::{Stream, start, start_with};

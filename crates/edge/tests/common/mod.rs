@@ -4,7 +4,8 @@
     dead_code,
     unreachable_pub,
     missing_docs,
-    missing_debug_implementations
+    missing_debug_implementations,
+    clippy::unwrap_used
 )]
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
