@@ -94,3 +94,30 @@ fn retention(config: &Config) -> Retention {
     });
     Retention::new(nothing.chain(config.retention().rules().iter().cloned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use fanfare_core::Channel;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_retains_comes_before_the_other_rules() {
+        let text = "[broker]\nkind = \"redis\"\n\
+            [[broker.redis.ingest]]\nsource = \"ticks:*\"\nchannel = \"ticks.{1}\"\nretain = \"none\"\n\
+            [[broker.redis.ingest]]\nsource = \"orders:*\"\n\
+            [[retention]]\nchannels = \">\"\nmax_count = 7";
+        let mut config: Config = toml::from_str(text).unwrap();
+        let kept = |config: &Config, channel: &str| {
+            retention(config)
+                .rule_of(&Channel::parse(channel).unwrap())
+                .max_count
+        };
+        for (channel, count) in [("ticks.a", 0), ("orders.a", 7), ("own", 7)] {
+            assert_eq!(kept(&config, channel), count, "{channel}");
+        }
+        // The rules of a bus that is not chosen do not count.
+        config.broker.kind = Kind::Memory;
+        assert_eq!(kept(&config, "ticks.a"), 7);
+    }
+}

@@ -1,4 +1,5 @@
 //! The real binary's commands.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod client;
 mod config;
