@@ -56,8 +56,9 @@ impl Default for StoreConfig {
     }
 }
 
-/// What a channel that retains something weighs beside its events.
-const CHANNEL_WEIGHT: usize = 256;
+/// What a channel that retains something weighs beside its events: its place in the tables and its
+/// queue, measured with many channels of one event each.
+const CHANNEL_WEIGHT: usize = 512;
 
 /// The retained events of one epoch of one log.
 #[derive(Debug)]
@@ -346,6 +347,9 @@ impl Store {
             return;
         };
         self.names.remove(channel);
+        if self.names.is_empty() {
+            self.names = BTreeSet::new();
+        }
         self.forgotten.note(channel, chan.last);
         // A storm of short-lived channels must not leave its table behind. The sum of all
         // shrinking is a constant part of the sum of all forgetting.
@@ -415,7 +419,12 @@ impl Store {
         } else if chan.events.len() * 8 < chan.events.capacity() {
             chan.events.shrink_to(chan.events.len() * 2);
         }
-        self.by_rule[chan.rule].remove(&offset);
+        let order = &mut self.by_rule[chan.rule];
+        order.remove(&offset);
+        if order.is_empty() {
+            // An emptied map keeps a node, the youngest of all, which would pin the heap below it.
+            *order = BTreeMap::new();
+        }
         self.gone_upto = self.gone_upto.max(offset);
         self.holding.events -= 1;
         self.holding.bytes -= freed;

@@ -13,8 +13,9 @@ const BUCKETS: usize = 4096;
 /// a quiet channel with an old cursor would be told of a loss as soon as any other channel was
 /// forgotten. A number per name would be exact, and would never be forgotten itself. So names share
 /// buckets: an answer is never too low, and it is too high only for a name that shares its bucket
-/// with a channel forgotten after the cursor. The cost is 128 KiB, once something was forgotten.
-#[derive(Debug, Default)]
+/// with a channel forgotten after the cursor. The cost is 128 KiB, from the start: made later, it
+/// would stand above all that is then retained, and keep the allocator from giving that back.
+#[derive(Debug)]
 pub(super) struct Forgotten {
     /// For channel names.
     names: Vec<Offset>,
@@ -24,13 +25,20 @@ pub(super) struct Forgotten {
     hasher: RandomState,
 }
 
+impl Default for Forgotten {
+    fn default() -> Self {
+        Self {
+            names: vec![Offset::ZERO; BUCKETS],
+            roots: vec![Offset::ZERO; BUCKETS],
+            upto: Offset::ZERO,
+            hasher: RandomState::new(),
+        }
+    }
+}
+
 impl Forgotten {
     /// Notes that a channel was forgotten whose newest event stood at `last`.
     pub(super) fn note(&mut self, channel: &Channel, last: Offset) {
-        if self.names.is_empty() {
-            self.names = vec![Offset::ZERO; BUCKETS];
-            self.roots = vec![Offset::ZERO; BUCKETS];
-        }
         let (name, root) = (self.bucket(channel.as_str()), self.root(channel.as_str()));
         self.names[name] = self.names[name].max(last);
         self.roots[root] = self.roots[root].max(last);
