@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Capabilities, Channel, Epoch, ErrorKind, Gap, GapCause,
     History, HistoryQuery, Inlet, Interest, Live, LogId, LogMap, Offset, Pattern, Position,
-    Publication, Published, Since, Subscription,
+    Publication, Published, Since, Subscription, history::MAX_GAPS, interest::Hold,
 };
 use parking_lot::Mutex;
 use redis::Script;
@@ -60,6 +60,7 @@ struct Shared {
     publish_once: Script,
     metrics: BrokerMetrics,
     log: LogId,
+    begin: Mutex<()>,
     closed: AtomicBool,
     kick: Arc<Notify>,
     cancel: CancellationToken,
@@ -137,6 +138,7 @@ impl RedisBroker {
                 publish_once: Script::new(include_str!("script/publish_once.lua")),
                 metrics,
                 log,
+                begin: Mutex::new(()),
                 closed: AtomicBool::new(false),
                 kick,
                 cancel,
@@ -159,6 +161,19 @@ impl Shared {
             return Err(Failure::Closed.into_error(what));
         }
         Ok(())
+    }
+
+    /// Holds a pattern. Where nobody did, the log moves on, even if the bus is still subscribed to:
+    /// what came in between went to nobody.
+    fn hold(&self, pattern: &Pattern, inlet: &Inlet) -> Hold {
+        // Over both steps, so that whoever finds the pattern held finds the log moved on.
+        let _begin = self.begin.lock();
+        let is_new = !self.interest.follows_pattern(pattern);
+        let hold = self.interest.add(pattern, inlet);
+        if is_new {
+            self.reader.begin();
+        }
+        hold
     }
 
     /// The name to publish on and the message.
@@ -236,6 +251,12 @@ impl Shared {
     }
 
     async fn canary(&self) -> Result<(), Failure> {
+        if let Some(failure) = self.follow.down() {
+            return Err(failure);
+        }
+        if !self.follow.is_whole() {
+            return Err(Failure::Down("not everything is followed again".into()));
+        }
         let mut canary = self.probes.canary();
         let before = self.reader.pushes();
         let mut publish = redis::cmd("PUBLISH");
@@ -248,7 +269,7 @@ impl Shared {
         {
             return Ok(());
         }
-        if self.reader.pushes() == before && self.follow.down().is_none() {
+        if self.reader.pushes() == before {
             // The server takes publications and this link brings nothing: it only looks alive.
             self.kick.notify_one();
         }
@@ -297,7 +318,7 @@ impl Broker for RedisBroker {
         shared.open(what)?;
         let until = tokio::time::Instant::now() + shared.config.command_timeout;
         // Before the bus is asked: the first message may stand right behind the confirmation.
-        let hold = shared.interest.add(pattern, inlet);
+        let hold = shared.hold(pattern, inlet);
         let sources = shared.routes.sources(pattern).into_iter();
         let (topics, confirmations): (Vec<_>, Vec<_>) =
             sources.map(|source| shared.follow.hold(source)).unzip();
@@ -334,11 +355,16 @@ impl Broker for RedisBroker {
             } else {
                 GapCause::NewEpoch
             };
-            items.extend(query.channels.into_iter().map(|scope| {
+            let scopes = if query.channels.len() > MAX_GAPS {
+                vec![Pattern::all()]
+            } else {
+                query.channels
+            };
+            items.extend(scopes.into_iter().map(|scope| {
                 Live::Gap(Gap {
                     scope,
                     cause,
-                    after: known.then(|| place.clone()),
+                    after: Some(place.clone()),
                     next: upto.clone(),
                 })
             }));

@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        let cases: Vec<(Box<dyn FnOnce(&mut RedisConfig)>, &str)> = vec![
+        type Change = Box<dyn FnOnce(&mut RedisConfig)>;
+        let cases: Vec<(Change, &str)> = vec![
             (Box::new(|c| c.url = "http://h".into()), "broker.redis.url"),
             (Box::new(|c| c.url = String::new()), "broker.redis.url"),
             (Box::new(|c| c.prefix = "a b".into()), "broker.redis.prefix"),

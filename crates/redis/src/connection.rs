@@ -157,7 +157,7 @@ impl Supervisor {
                 self.metrics.up.set(1);
                 if let Some(after) = lost_after.take() {
                     self.metrics.reconnects.inc();
-                    self.reader.lost_all(GapCause::Reconnected, after);
+                    self.reader.lost_all(GapCause::Reconnected, Some(after));
                     tracing::info!(backend = BACKEND, "the link for subscriptions is back");
                 }
             }
@@ -200,10 +200,10 @@ impl Supervisor {
             };
             match answer {
                 Ok(()) => {
+                    self.reader.begin();
                     for topic in &batch {
-                        let before = self.reader.head();
                         if self.follow.confirmed(topic) {
-                            self.reader.lost_all(GapCause::Reconnected, before);
+                            self.reader.lost_all(GapCause::Reconnected, None);
                         }
                     }
                 }

@@ -99,10 +99,17 @@ impl Reader {
         self.pushes.load(Ordering::Relaxed)
     }
 
-    /// Tells everyone of a loss over all channels that began after a place and ends here.
-    pub(crate) fn lost_all(&self, cause: GapCause, after: Position) {
+    /// Tells everyone of a loss over all channels that began after a place, where it is known, and
+    /// ends here.
+    pub(crate) fn lost_all(&self, cause: GapCause, after: Option<Position>) {
         let mut state = self.state.lock();
         self.gap(&mut state, Pattern::all(), cause, after);
+    }
+
+    /// Takes a place without an event: from here on the node follows something that it did not
+    /// follow before, and a cursor from before must not pass for one from now.
+    pub(crate) fn begin(&self) {
+        self.state.lock().mint();
     }
 
     /// Takes a message of a link.
@@ -153,7 +160,7 @@ impl Reader {
         }
         let now = SystemTime::now();
         match self.open(message, own, now) {
-            Ok(envelope) => self.place(state, channel, envelope, now),
+            Ok(envelope) => self.place(state, channel, envelope),
             Err(reason) => self.undeliverable(state, name, channel, reason),
         }
     }
@@ -164,7 +171,13 @@ impl Reader {
             return Err(Undeliverable::TooLarge);
         }
         let envelope = if own {
-            envelope::decode(&message)?
+            let envelope = envelope::decode(&message)?;
+            // Another node's clock may be ahead of this one's.
+            let lag = now
+                .duration_since(envelope.published_at)
+                .unwrap_or_default();
+            self.metrics.lag_seconds.observe(lag.as_secs_f64());
+            envelope
         } else {
             Envelope {
                 event_type: None,
@@ -179,13 +192,8 @@ impl Reader {
         Ok(envelope)
     }
 
-    fn place(&self, state: &mut State, channel: Channel, envelope: Envelope, now: SystemTime) {
+    fn place(&self, state: &mut State, channel: Channel, envelope: Envelope) {
         self.metrics.events.inc();
-        // Another node's clock may be ahead of this one's.
-        let lag = now
-            .duration_since(envelope.published_at)
-            .unwrap_or_default();
-        self.metrics.lag_seconds.observe(lag.as_secs_f64());
         self.interest.offer(&Arc::new(Event {
             channel,
             position: state.mint(),
@@ -207,7 +215,7 @@ impl Reader {
     ) {
         self.metrics.undeliverable(reason);
         state.complain(name, &format!("{reason:?}"));
-        let after = state.head.clone();
+        let after = Some(state.head.clone());
         self.gap(state, channel.into(), GapCause::Undeliverable, after);
     }
 
@@ -217,12 +225,12 @@ impl Reader {
         state.complain(name, &format!("the channel name {why}"));
     }
 
-    fn gap(&self, state: &mut State, scope: Pattern, cause: GapCause, after: Position) {
+    fn gap(&self, state: &mut State, scope: Pattern, cause: GapCause, after: Option<Position>) {
         self.metrics.gap(cause);
         self.interest.offer_gap(&Gap {
             scope,
             cause,
-            after: Some(after),
+            after,
             next: state.mint(),
         });
     }

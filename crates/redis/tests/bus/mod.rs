@@ -1,0 +1,204 @@
+//! What these tests share: a server, a door to it that can be shut, and followers.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use fanfare_core::{
+    Broker, BrokerMetrics, Channel, Event, Feed, Gap, GapCause, Inlet, Live, Pattern, Publication,
+    Subscription, feed, feed::FeedBounds,
+};
+use fanfare_redis::{Ingest, RedisBroker, RedisConfig};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// How long a test waits for what has to come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A door between one node and the server.
+#[derive(Debug)]
+pub(crate) struct Door {
+    address: SocketAddr,
+    state: watch::Sender<State>,
+}
+
+/// How often it was shut is a part of it: a door that is open again has thrown out those who stood
+/// in it before.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    shut: u64,
+    passage: Passage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Passage {
+    #[default]
+    Open,
+    /// Whoever stands in it is thrown out, and whoever comes.
+    Shut,
+    /// Messages of subscriptions do not come through; all else does.
+    Deaf,
+}
+
+impl Door {
+    pub(crate) async fn open(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (state, seen) = watch::channel(State::default());
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                tokio::spawn(pass(client, server, seen.clone()));
+            }
+        });
+        Self { address, state }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    pub(crate) fn shut(&self) {
+        self.state.send_modify(|state| {
+            state.shut += 1;
+            state.passage = Passage::Shut;
+        });
+    }
+
+    pub(crate) fn deafen(&self) {
+        self.state
+            .send_modify(|state| state.passage = Passage::Deaf);
+    }
+
+    pub(crate) fn reopen(&self) {
+        self.state
+            .send_modify(|state| state.passage = Passage::Open);
+    }
+}
+
+async fn pass(client: TcpStream, server: SocketAddr, mut state: watch::Receiver<State>) {
+    let shut = state.borrow().shut;
+    let Ok(server) = TcpStream::connect(server).await else {
+        return;
+    };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let now = state.clone();
+    let back = async {
+        let mut chunk = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from_server.read(&mut chunk).await {
+            let chunk = &chunk[..length];
+            let message = chunk.windows(7).any(|window| window == b"message");
+            if now.borrow().passage == Passage::Deaf && message {
+                continue;
+            }
+            if to_client.write_all(chunk).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+        () = back => {}
+        _ = state.wait_for(|state| state.passage == Passage::Shut || state.shut > shut) => {}
+    }
+}
+
+/// Settings that make faults short.
+pub(crate) fn quick(url: String) -> RedisConfig {
+    RedisConfig {
+        url,
+        reconnect_delay: Duration::from_millis(200),
+        linger: Duration::from_millis(100),
+        ..RedisConfig::default()
+    }
+}
+
+/// An ingest rule.
+pub(crate) fn rule(source: &str, channel: &str) -> Ingest {
+    Ingest {
+        source: source.into(),
+        channel: channel.into(),
+        ..Ingest::default()
+    }
+}
+
+pub(crate) fn metrics() -> BrokerMetrics {
+    BrokerMetrics::unregistered("redis")
+}
+
+pub(crate) async fn connect(config: RedisConfig) -> RedisBroker {
+    RedisBroker::connect(config, metrics()).await.unwrap()
+}
+
+pub(crate) fn channel(text: &str) -> Channel {
+    Channel::parse(text).unwrap()
+}
+
+/// Publishes data.
+pub(crate) async fn publish(broker: &RedisBroker, to: &str, data: &str) {
+    broker
+        .publish(&channel(to), Publication::new(data))
+        .await
+        .unwrap();
+}
+
+/// A feed and its subscriptions.
+pub(crate) struct Follower {
+    pub(crate) broker: Arc<RedisBroker>,
+    pub(crate) inlet: Inlet,
+    pub(crate) feed: Feed,
+    pub(crate) subscriptions: Vec<Subscription>,
+}
+
+impl Follower {
+    pub(crate) async fn of(broker: &RedisBroker, patterns: &[&str]) -> Self {
+        let (inlet, feed) = feed(FeedBounds::default());
+        let mut follower = Self {
+            broker: Arc::new(broker.clone()),
+            inlet,
+            feed,
+            subscriptions: Vec::new(),
+        };
+        for pattern in patterns {
+            follower.follow(pattern).await;
+        }
+        follower
+    }
+
+    pub(crate) async fn follow(&mut self, pattern: &str) {
+        let pattern = Pattern::parse(pattern).unwrap();
+        let subscription = self.broker.subscribe(&pattern, &self.inlet).await.unwrap();
+        self.subscriptions.push(subscription);
+    }
+
+    pub(crate) async fn next(&mut self) -> Live {
+        let next = tokio::time::timeout(PATIENCE, self.feed.next()).await;
+        next.expect("something comes").expect("the feed is open")
+    }
+
+    /// The next item, which is an event.
+    pub(crate) async fn event(&mut self) -> Arc<Event> {
+        match self.next().await {
+            Live::Event(event) => event,
+            Live::Gap(gap) => panic!("no event but {gap:?}"),
+        }
+    }
+
+    /// The next item's channel and data; it is an event.
+    pub(crate) async fn told(&mut self) -> (String, String) {
+        let event = self.event().await;
+        (event.channel.to_string(), event.data.as_str().to_owned())
+    }
+
+    /// The next item, which is a gap of this cause.
+    pub(crate) async fn gap(&mut self, cause: GapCause) -> Gap {
+        match self.next().await {
+            Live::Gap(gap) if gap.cause == cause => gap,
+            other => panic!("no gap {cause:?} but {other:?}"),
+        }
+    }
+}
