@@ -64,7 +64,7 @@ pub(crate) struct Remote {
     pub(crate) url: String,
     /// A token; better given as the variable, which other users of the machine do not see.
     #[arg(long, env = "FANFARE_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<crate::config::values::Secret>,
+    pub(crate) token: Option<crate::config::secret::Secret>,
 }
 
 /// `fanfare publish`.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 mod broker;
 mod check;
+mod choice;
 mod delivery;
 mod edge;
 mod load;
@@ -19,6 +20,7 @@ mod log;
 mod nats;
 mod problem;
 mod redis;
+pub(crate) mod secret;
 mod secret_file;
 mod section;
 #[cfg(test)]

@@ -18,7 +18,8 @@ use crate::{
     client::{self, Ask, ClientError, Server, publish::Item},
     config::{
         Anonymous, Auth, Config, Jwt,
-        values::{Address, Secret, Selector},
+        secret::Secret,
+        values::{Address, Selector},
     },
     exit::Failure,
     serve::{self, Running},

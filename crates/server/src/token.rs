@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Token,
-    config::{read_secret, values::Secret},
+    config::{read_secret, secret::Secret},
     exit::Failure,
 };
 

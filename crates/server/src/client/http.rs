@@ -13,7 +13,7 @@ use hyper_util::{
 use serde::Deserialize;
 
 use crate::{
-    config::values::Secret,
+    config::secret::Secret,
     exit::{Code, Failure},
 };
 
@@ -141,7 +141,7 @@ impl Server {
     /// Takes an address such as `http://127.0.0.1:8080`; nothing is sent yet.
     pub(crate) fn new(url: &str, token: Option<&Secret>) -> Result<Self, ClientError> {
         let bad = |why: &str| {
-            let shown = crate::config::values::redacted(url);
+            let shown = crate::config::secret::redacted(url);
             ClientError::Use(format!("the address {shown:?} {why}"))
         };
         let uri: Uri = url

@@ -6,9 +6,10 @@ use fanfare_memory::MemoryConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    choice::choice,
     nats::Nats,
     redis::Redis,
-    values::{Bytes, Span, choice},
+    values::{Bytes, Span},
 };
 
 choice! {

@@ -4,7 +4,10 @@ use fanfare_core::{Pattern, RetentionRule, feed::FeedBounds};
 use fanfare_delivery::{DeliveryConfig, SlowPolicy, SlowRule};
 use serde::{Deserialize, Serialize};
 
-use super::values::{Bytes, Selector, Span, choice};
+use super::{
+    choice::choice,
+    values::{Bytes, Selector, Span},
+};
 
 /// Bounds and times of delivery.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -11,10 +11,10 @@ use fanfare_edge::config::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    choice::Unbuilt,
+    secret::Secret,
     section::{Setting, section},
-    values::{
-        Address, Bytes, Maybe, Network, Refusal, Secret, Selector, Span, Unbuilt, WebOrigin, list,
-    },
+    values::{Address, Bytes, Maybe, Network, Refusal, Selector, Span, WebOrigin, list},
 };
 
 section! {

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-use super::values::choice;
+use super::choice::choice;
 
 choice! {
     /// What log lines look like.

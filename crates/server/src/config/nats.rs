@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     broker::Retain,
-    values::{Bytes, Secret, Span, Unbuilt, Url, choice, list},
+    choice::{Unbuilt, choice},
+    secret::{Secret, Url},
+    values::{Bytes, Span, list},
 };
 
 choice! {

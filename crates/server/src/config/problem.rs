@@ -9,7 +9,7 @@ use std::{
 use config::{ConfigError, Value, ValueKind};
 use serde_path_to_error::{Path, Segment};
 
-use super::values::HIDDEN;
+use super::secret::HIDDEN;
 
 /// Everything that was found wrong.
 #[derive(Debug)]

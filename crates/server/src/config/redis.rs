@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     broker::Retain,
+    choice::{Unbuilt, choice},
     nats::whole_name,
-    values::{Bytes, Span, Unbuilt, Url, choice},
+    secret::Url,
+    values::{Bytes, Span},
 };
 
 choice! {

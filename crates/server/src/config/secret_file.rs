@@ -8,7 +8,7 @@ use std::{
 use super::{
     Config,
     problem::{Given, Problem},
-    values::{Secret, Url},
+    secret::{Secret, Url},
 };
 
 /// The longest file with a secret or a key, in bytes.

@@ -485,6 +485,6 @@ fn what_differs_is_named_without_secrets() {
     other.log.format = super::Format::Json;
     assert_eq!(one.differing(&other), ["limits.connections", "log.format"]);
     let mut other = one.clone();
-    other.auth.jwt.as_mut().unwrap().secret = Some(super::values::Secret::new("x"));
+    other.auth.jwt.as_mut().unwrap().secret = Some(super::secret::Secret::new("x"));
     assert_eq!(one.differing(&other), ["auth (a secret)"]);
 }

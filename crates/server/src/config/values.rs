@@ -15,9 +15,6 @@ use serde::{
     de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
-/// What stands where a secret would.
-pub(crate) const HIDDEN: &str = "(hidden)";
-
 /// A span of time, written `"15s"`, `"1m 30s"`, `"250ms"`, `"1h"`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 pub(crate) struct Span(pub(crate) Duration);
@@ -251,100 +248,12 @@ as_text! {
     Span: "a time with its unit, such as \"15s\""
     Bytes: "a size such as \"16MiB\""
     Selector: "a channel or a pattern"
-    Url: "a URL"
     Address: "an address and a port, such as \"127.0.0.1:8080\""
     Network: "a network, such as \"10.0.0.0/8\""
     WebOrigin: "an origin, such as \"https://app.example\""
     Refusal: "`status`, `retry-stream` or `auto`"
     Maybe<Span>: "a time with its unit, such as \"15s\", or \"none\""
     Maybe<Bytes>: "a size such as \"16MiB\", or \"none\""
-}
-
-/// A secret. Neither `Debug` nor `Serialize` shows it.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The secret itself: for the room that needs it, never for a message.
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Secret {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self::new(text))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
-    }
-}
-
-/// A URL that may carry a password. Neither `Debug`, `Display` nor `Serialize` shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Url(String);
-
-impl Url {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The URL with its password: for the client that connects, never for a message.
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Url {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(Self::new(text))
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redacted(&self.0))
-    }
-}
-
-impl fmt::Debug for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", redacted(&self.0))
-    }
-}
-
-/// A URL without what stands before the `@` and after a `?`.
-///
-/// The last `@` counts: a password that was not escaped may hold one.
-pub(crate) fn redacted(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
-    };
-    let rest = match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{HIDDEN}@{host}"),
-        None => rest.to_owned(),
-    };
-    match rest.split_once('?') {
-        Some((host, _)) => format!("{scheme}{host}?{HIDDEN}"),
-        None => format!("{scheme}{rest}"),
-    }
 }
 
 /// A list; in an environment variable, its items are separated by commas. One item alone is a
@@ -373,64 +282,6 @@ pub(crate) fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     }
     deserializer.deserialize_any(List(std::marker::PhantomData))
 }
-
-/// A setting that the contract names and this version does not have yet: giving it is an error,
-/// never ignored in silence.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unbuilt {}
-
-impl<'de> Deserialize<'de> for Unbuilt {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(D::Error::custom(
-            "this setting is not built yet; take it out",
-        ))
-    }
-}
-
-/// An enum that is written as one of a few words.
-macro_rules! choice {
-    (
-        $(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }
-        $(not_yet { $($unbuilt:literal),+ })?
-    ) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub(crate) enum $name { $($(#[$doc])* $variant,)+ }
-
-        impl $name {
-            pub(crate) fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                let text = <String as serde::Deserialize>::deserialize(from)?;
-                let allowed = [$($word,)+].join(", ");
-                match &*text {
-                    $($word => Ok(Self::$variant),)+
-                    $($($unbuilt)|+ => Err(serde::de::Error::custom(
-                        format!("this choice is not built yet; today: {allowed}"),
-                    )),)?
-                    _ => Err(serde::de::Error::custom(format!("expected one of: {allowed}"))),
-                }
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(self.as_str())
-            }
-        }
-    };
-}
-pub(crate) use choice;
 
 #[cfg(test)]
 mod tests {
@@ -471,31 +322,5 @@ mod tests {
         for bad in ["", "15", "fast", "-1s"] {
             assert!(bad.parse::<Span>().is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn urls_never_show_what_they_carry() {
-        for (url, shown) in [
-            ("redis://:p@ss@h:6379/0", "redis://(hidden)@h:6379/0"),
-            ("nats://u:p@h", "nats://(hidden)@h"),
-            ("redis://h:6379?password=x", "redis://h:6379?(hidden)"),
-            ("u:p@h", "(hidden)@h"),
-            ("redis://h", "redis://h"),
-        ] {
-            assert_eq!(redacted(url), shown);
-            let url: Url = url.parse().unwrap();
-            assert_eq!(format!("{url:?} {url}"), format!("{shown:?} {shown}"));
-        }
-    }
-
-    #[test]
-    fn secrets_are_never_shown() {
-        let secret = Secret::new("hunter2");
-        assert_eq!(format!("{secret:?}"), HIDDEN);
-        assert_eq!(
-            serde_json::to_string(&secret).unwrap(),
-            format!("\"{HIDDEN}\"")
-        );
-        assert_eq!(secret.expose(), "hunter2");
     }
 }

@@ -1,0 +1,61 @@
+//! Settings that are one of a few words, and those that are not built yet.
+
+use serde::{Deserialize, Deserializer, de::Error};
+
+/// A setting that the contract names and this version does not have yet: giving it is an error,
+/// never ignored in silence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unbuilt {}
+
+impl<'de> Deserialize<'de> for Unbuilt {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(D::Error::custom(
+            "this setting is not built yet; take it out",
+        ))
+    }
+}
+
+/// An enum that is written as one of a few words.
+macro_rules! choice {
+    (
+        $(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }
+        $(not_yet { $($unbuilt:literal),+ })?
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(from)?;
+                let allowed = [$($word,)+].join(", ");
+                match &*text {
+                    $($word => Ok(Self::$variant),)+
+                    $($($unbuilt)|+ => Err(serde::de::Error::custom(
+                        format!("this choice is not built yet; today: {allowed}"),
+                    )),)?
+                    _ => Err(serde::de::Error::custom(format!("expected one of: {allowed}"))),
+                }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+pub(crate) use choice;
