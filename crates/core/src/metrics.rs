@@ -307,7 +307,10 @@ mod tests {
             found.map_or(0, |family| family.get_metric().len())
         };
         assert_eq!(series("fanfare_broker_gaps_total"), GapCause::ALL.len());
-        assert_eq!(series("fanfare_broker_undeliverable_total"), 5);
-        assert_eq!(series("fanfare_retained_evicted_total"), 4);
+        assert_eq!(
+            series("fanfare_broker_undeliverable_total"),
+            Undeliverable::ALL.len()
+        );
+        assert_eq!(series("fanfare_retained_evicted_total"), Evicted::ALL.len());
     }
 }

@@ -8,8 +8,8 @@
 //! An argument sets another number of channels.
 //!
 //! How much of what was freed the process gives back to the system is up to its allocator: glibc
-//! keeps a part for what comes next, jemalloc (`LD_PRELOAD=libjemalloc.so.2`) gives back nearly
-//! all of it.
+//! keeps a part for what comes next; jemalloc (`LD_PRELOAD=libjemalloc.so.2`) gives back nearly
+//! all of it within seconds, or at once with `MALLOC_CONF=dirty_decay_ms:0,muzzy_decay_ms:0`.
 
 #![allow(clippy::print_stdout, reason = "it is what the program is for")]
 
