@@ -74,6 +74,7 @@ pub(crate) struct Publish {
     pub(crate) channel: Channel,
     /// The data. `-`: each line of standard input is an event. Left out: all of standard input is
     /// one event.
+    #[arg(allow_negative_numbers = true)]
     pub(crate) data: Option<String>,
     /// The type of the event.
     #[arg(long, value_name = "TYPE", value_parser = EventType::parse)]

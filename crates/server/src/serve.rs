@@ -158,9 +158,11 @@ impl Reload {
             }
         };
         let new = loaded.config;
+        // Before and after: one of the two may be hidden by its level.
+        tracing::info!("the configuration is read again");
         self.logging.set_level(&new.log);
         self.config.log.level = new.log.level.clone();
-        tracing::info!(level = %new.log.level, "the configuration is reloaded: log.level");
+        tracing::info!(level = %new.log.level, "log.level is in effect");
         let waiting = self.config.differing(&new);
         if !waiting.is_empty() {
             tracing::warn!(

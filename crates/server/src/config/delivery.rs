@@ -16,6 +16,8 @@ pub(crate) struct Delivery {
     /// Zero: one for each core.
     pub(crate) shards: usize,
     pub(crate) outbox_bytes: Bytes,
+    pub(crate) slow_after: Span,
+    pub(crate) burst_bytes: Bytes,
     pub(crate) ring_bytes: Bytes,
     pub(crate) page_events: usize,
     pub(crate) page_bytes: Bytes,
@@ -85,6 +87,8 @@ impl Default for Delivery {
         Self {
             shards: 0,
             outbox_bytes: Bytes(room.outbox_bytes),
+            slow_after: Span(room.slow_after),
+            burst_bytes: Bytes(room.burst_bytes),
             ring_bytes: Bytes(room.ring_bytes),
             page_events: room.page_events,
             page_bytes: Bytes(room.page_bytes),
@@ -118,6 +122,8 @@ impl Delivery {
             node: node.into(),
             shards: if self.shards == 0 { cores } else { self.shards },
             outbox_bytes: self.outbox_bytes.0,
+            slow_after: self.slow_after.0,
+            burst_bytes: self.burst_bytes.0,
             ring_bytes: self.ring_bytes.0,
             page_events: self.page_events,
             page_bytes: self.page_bytes.0,

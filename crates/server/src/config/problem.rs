@@ -108,9 +108,11 @@ impl Given {
                 rest.split_once("expected ")
                     .map_or(rest.into(), |(_, what)| format!("expected {what}"))
             });
-        if message.starts_with("expected struct ") {
-            return self.problem(&path, "expected a section with keys");
-        }
+        let message = match &*message {
+            "expected a sequence" => "expected a list",
+            text if text.starts_with("expected struct ") => "expected a section with keys",
+            text => text,
+        };
         self.problem(&path, message)
     }
 

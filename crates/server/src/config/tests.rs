@@ -320,7 +320,7 @@ fn a_bad_variable_is_named() {
         (
             "FANFARE_BROKER__REDIS__INGEST",
             "a",
-            &["broker.redis.ingest", "expected a"],
+            &["broker.redis.ingest", "expected a list"],
         ),
     ] {
         let told = told("[limits]\nconnections = 5", &[(name, value)]);

@@ -33,6 +33,8 @@ async fn what_is_published_is_what_subscribers_print() {
     )
     .await;
     assert_eq!(again.out.trim(), id);
+    let number = run(&["publish", "n", "-5", "--url", &url], &[], b"").await;
+    assert_eq!(number.code, 0, "{number:?}");
     // All of standard input.
     let whole = run(&["publish", "a.c", "--url", &url], &[], b"from\nstdin\n").await;
     assert_eq!(whole.code, 0, "{whole:?}");

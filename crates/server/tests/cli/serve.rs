@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fanfare_testkit::{SseClient, eventually};
+use fanfare_testkit::{RedisServer, SseClient, eventually};
 
 use crate::run::{SECRET, SOON, run, server};
 
@@ -44,16 +44,12 @@ async fn sighup_takes_the_log_level_and_names_what_needs_a_restart() {
     let mut server = server("[log]\nlevel = \"info\"").start().await;
     let file = server.config_file();
     let text = std::fs::read_to_string(&file).unwrap();
-    let changed = format!(
-        "{}\n[limits]\nconnections = 77\n",
-        text.replace("\"info\"", "\"debug\"")
-    );
+    let changed = text.replace("\"info\"", "\"warn\"") + "\n[limits]\nconnections = 77\n";
     std::fs::write(&file, changed).unwrap();
     server.signal("HUP");
     eventually("the reload is told", SOON, async || {
         let output = server.output();
-        let told = output.contains("limits.connections") && output.contains("restart");
-        (told && output.contains("reloaded")).then_some(())
+        (output.contains("limits.connections need a restart")).then_some(())
     })
     .await;
     std::fs::write(&file, "[server]\nlisen = 1").unwrap();
@@ -64,6 +60,35 @@ async fn sighup_takes_the_log_level_and_names_what_needs_a_restart() {
     })
     .await;
     assert_eq!(server.term(SOON).await.code(), Some(0));
+    // The new level hides the lines about the end.
+    let output = server.output();
+    assert!(
+        output.contains("read again") && !output.contains("draining"),
+        "{output}"
+    );
+}
+
+#[tokio::test]
+async fn the_start_waits_for_its_bus() {
+    let Some(mut redis) = RedisServer::start().await else {
+        return;
+    };
+    let config = format!(
+        "[broker]\nkind = \"redis\"\n[broker.redis]\nurl = \"{}\"",
+        redis.url()
+    );
+    redis.kill();
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        redis.restart().await;
+    };
+    let builder = server(&config);
+    let (server, ()) = tokio::join!(builder.start(), later);
+    assert!(
+        server.output().contains("does not answer yet"),
+        "{}",
+        server.output()
+    );
 }
 
 #[tokio::test]
