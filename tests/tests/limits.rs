@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
-use fanfare_testkit::{Fanfare, SseClient, SseRequest, eventually, tool};
+use fanfare_testkit::{Fanfare, SseClient, SseRequest, eventually, fanfare_binary, tool};
 
 const CONFIG: &str = r#"
     [broker]
@@ -67,93 +70,154 @@ async fn a_browser_is_told_to_come_back_rather_than_refused_for_good() {
     assert_eq!(connect(&node).await.status(), 429);
 }
 
-fn run(command: &str) {
+fn run(command: &str) -> String {
     let mut words = command.split(' ');
-    let status = Command::new(words.next().unwrap())
-        .args(words)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{command}");
+    let program = words.next().unwrap();
+    let output = Command::new(program).args(words).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A network namespace with one address, deleted when dropped.
-struct Namespace(String);
+/// Two hosts of the test's own with one cable between them, deleted when dropped. Nothing of this
+/// machine's own network is touched.
+struct Hosts {
+    server: String,
+    client: String,
+}
 
-impl Namespace {
-    fn new(name: &str) -> Option<Self> {
+impl Hosts {
+    const ADDRESS: &str = "198.51.100.1";
+
+    fn new() -> Option<Self> {
         tool::require("ip", "iproute2")?;
+        tool::require("curl", "curl")?;
+        let hosts = Self {
+            server: format!("fanfare-s{}", std::process::id()),
+            client: format!("fanfare-c{}", std::process::id()),
+        };
+        let (server, client) = (&hosts.server, &hosts.client);
         let made = Command::new("ip")
-            .args(["netns", "add", name])
+            .args(["netns", "add", server])
             .output()
             .ok()?;
         if !made.status.success() {
             eprintln!("SKIPPED: needs the right to make network namespaces (root)");
             return None;
         }
-        Some(Self(name.into()))
+        run(&format!("ip netns add {client}"));
+        run(&format!(
+            "ip link add cable netns {server} type veth peer name cable netns {client}"
+        ));
+        run(&format!(
+            "ip -n {server} addr add {}/30 dev cable",
+            Self::ADDRESS
+        ));
+        run(&format!(
+            "ip -n {client} addr add 198.51.100.2/30 dev cable"
+        ));
+        run(&format!("ip -n {server} link set lo up"));
+        run(&format!("ip -n {server} link set cable up"));
+        run(&format!("ip -n {client} link set cable up"));
+        Some(hosts)
+    }
+
+    /// Starts a program on one of the hosts.
+    fn start(host: &str, command: &mut Vec<String>) -> Child {
+        let child = Command::new("ip")
+            .args(["netns", "exec", host])
+            .args(command)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        child.unwrap()
+    }
+
+    /// A metric of the server; `None` while it does not answer.
+    fn metric(&self, name: &str) -> Option<u64> {
+        let url = "http://127.0.0.1:8081/metrics";
+        let scrape = Command::new("ip")
+            .args(["netns", "exec", &self.server, "curl", "-s", "-m", "2", url])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&scrape.stdout).into_owned();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")))?;
+        line.rsplit(' ').next()?.parse().ok()
     }
 }
 
-impl Drop for Namespace {
+impl Drop for Hosts {
     fn drop(&mut self) {
-        // Its end of the veth pair goes with it, and so the other end.
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+        for host in [&self.server, &self.client] {
+            let _ = Command::new("ip").args(["netns", "del", host]).status();
+        }
+    }
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 /// The cable is pulled: no FIN, no RST. The node notices by what it cannot deliver.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_vanishes_gives_its_slot_back() {
-    let name = format!("fanfare-{}", std::process::id());
-    let Some(namespace) = Namespace::new(&name) else {
-        return;
-    };
-    let (here, there) = (
-        format!("ffh{}", std::process::id()),
-        format!("fft{}", std::process::id()),
-    );
-    // A block that documentation examples use, so that no route of this machine is shadowed.
-    run(&format!(
-        "ip link add {here} type veth peer name {there} netns {}",
-        namespace.0
-    ));
-    run(&format!("ip addr add 192.0.2.1/30 dev {here}"));
-    run(&format!("ip link set {here} up"));
-    run(&format!(
-        "ip -n {} addr add 192.0.2.2/30 dev {there}",
-        namespace.0
-    ));
-    run(&format!("ip -n {} link set {there} up", namespace.0));
-
+    let Some(hosts) = Hosts::new() else { return };
+    let address = Hosts::ADDRESS;
     let config = format!(
-        "{}\n[server]\nlisten = \"192.0.2.1:{}\"\n[auth]\nanonymous = {{ subscribe = [\">\"], publish = [] }}\n[heartbeat]\ninterval = \"1s\"\n[delivery]\nstall_timeout = \"3s\"\n",
-        CONFIG,
-        fanfare_testkit::port::free()
+        r#"{CONFIG}
+        [server]
+        listen = "{address}:8080"
+        [auth]
+        anonymous = {{ subscribe = [">"], publish = [] }}
+        [heartbeat]
+        interval = "1s"
+        [delivery]
+        stall_timeout = "3s"
+        "#
     );
-    let node = Fanfare::start(&config).await;
-    let mut clients: Vec<_> = (0..6)
-        .map(|_| {
-            Command::new("ip")
-                .args(["netns", "exec", &namespace.0, "curl", "-sN"])
-                .arg(format!("http://{}/events?channel=a", node.address()))
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap()
-        })
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("fanfare.toml");
+    std::fs::write(&file, config).unwrap();
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let binary = fanfare_binary();
+    let mut serve = words(&[
+        binary.to_str().unwrap(),
+        "serve",
+        "--config",
+        file.to_str().unwrap(),
+    ]);
+    let _server = Running(Hosts::start(&hosts.server, &mut serve));
+    eventually("the node is ready", PATIENCE, || async {
+        (hosts.metric("fanfare_edge_ready")? == 1).then_some(())
+    })
+    .await;
+    let url = format!("http://{address}:8080/events?channel=a");
+    let mut curl = words(&["curl", "-sN", &url]);
+    let _clients: Vec<_> = (0..6)
+        .map(|_| Running(Hosts::start(&hosts.client, &mut curl)))
         .collect();
     eventually("six are there", PATIENCE, || async {
-        (node.metric("fanfare_delivery_subscribers").await? as u64 == 6).then_some(())
+        (hosts.metric("fanfare_edge_connections")? == 6).then_some(())
     })
     .await;
-    run(&format!("ip link set {here} down"));
+    run(&format!("ip -n {} link set cable down", hosts.client));
     eventually("all slots are free", Duration::from_secs(60), || async {
-        (node.metric("fanfare_edge_connections").await? as u64 == 0).then_some(())
+        (hosts.metric("fanfare_edge_connections")? == 0).then_some(())
     })
     .await;
-    for client in &mut clients {
-        client.kill().unwrap();
-        client.wait().unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,8 +11,14 @@ pub struct DeliveryConfig {
     pub node: String,
     /// How many shards fan out; one a core is right.
     pub shards: usize,
-    /// The most bytes that wait for one subscriber. A single event larger than this passes alone.
+    /// The most bytes that wait in one subscriber's outbox. A single event larger than this passes alone.
     pub outbox_bytes: usize,
+    /// How long more than `outbox_bytes` may be owed to a subscriber before it is slow and the
+    /// policies of its channels apply. A burst is not slowness.
+    pub slow_after: Duration,
+    /// The most bytes that wait behind a full outbox in that time; beyond it the subscriber is
+    /// slow at once. They are shared with everybody else who gets the same frames.
+    pub burst_bytes: usize,
     /// About the most bytes of recent frames that a shard keeps for joining subscribers.
     pub ring_bytes: usize,
     /// The most events in a page of history that is read for a joining subscriber.
@@ -27,7 +33,7 @@ pub struct DeliveryConfig {
     pub stall_timeout: Duration,
     /// The least time after which a client is told to come back; jittered upwards by up to half.
     pub retry: Duration,
-    /// What to do with a subscriber whose outbox is full; the first rule that selects the channel,
+    /// What to do with a subscriber that is slow; the first rule that selects the channel,
     /// else [`SlowPolicy::Close`].
     pub slow: Vec<SlowRule>,
     /// Bounds of this node's feed.
@@ -40,6 +46,8 @@ impl Default for DeliveryConfig {
             node: "fanfare".into(),
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             outbox_bytes: 1 << 20,
+            slow_after: Duration::from_secs(1),
+            burst_bytes: 16 << 20,
             ring_bytes: 16 << 20,
             page_events: 256,
             page_bytes: 1 << 20,
@@ -75,7 +83,7 @@ pub struct SlowRule {
     pub policy: SlowPolicy,
 }
 
-/// What to do with a subscriber whose outbox is full.
+/// What to do with a subscriber that is slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SlowPolicy {
     /// End the stream; the client comes back with its last id and misses nothing that is retained.

@@ -68,12 +68,12 @@ impl Outbox {
     }
 
     /// Puts a frame in, unless it does not fit. A frame larger than the bound fits alone.
-    pub(crate) fn push(&self, frame: Bytes, bound: usize) -> bool {
+    pub(crate) fn push(&self, frame: &Bytes, bound: usize) -> bool {
         let mut state = self.state.lock();
         if !state.queue.is_empty() && state.bytes + frame.len() > bound {
             return false;
         }
-        state.put(frame);
+        state.put(frame.clone());
         true
     }
 
@@ -245,10 +245,10 @@ mod tests {
         let outbox = Outbox::new(doorbell.clone());
         assert!(outbox.register(key()));
         assert!(
-            outbox.push(Bytes::from(vec![b'x'; 100]), 10),
+            outbox.push(&Bytes::from(vec![b'x'; 100]), 10),
             "alone, anything fits"
         );
-        assert!(!outbox.push(Bytes::from_static(b"y"), 10));
+        assert!(!outbox.push(&Bytes::from_static(b"y"), 10));
         assert!(!outbox.want(5));
         assert!(doorbell.take().is_empty());
         let piece = poll_fn(|cx| outbox.poll_take(cx)).await;
@@ -262,7 +262,7 @@ mod tests {
     async fn small_frames_leave_as_one_piece_in_order() {
         let outbox = Outbox::new(Arc::new(Doorbell::default()));
         for frame in ["a", "b", "c"] {
-            assert!(outbox.push(Bytes::from_static(frame.as_bytes()), 10));
+            assert!(outbox.push(&Bytes::from_static(frame.as_bytes()), 10));
         }
         outbox.end();
         outbox.force(Bytes::from_static(b"late"));
@@ -278,7 +278,7 @@ mod tests {
         let doorbell = Arc::new(Doorbell::default());
         let outbox = Outbox::new(doorbell.clone());
         outbox.register(key());
-        outbox.push(Bytes::from_static(b"a"), 10);
+        outbox.push(&Bytes::from_static(b"a"), 10);
         outbox.leave();
         outbox.leave();
         assert_eq!(outbox.level().bytes, 0);

@@ -4,6 +4,7 @@
 //! bytes in outboxes and with [`Fetch`]es that it wants made. `run` drives it in production, a
 //! seeded scheduler in `tests/seam.rs`; both see the same code.
 
+mod backlog;
 mod catch_up;
 mod class;
 mod member;
@@ -19,6 +20,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, PatternMap, Position};
 use slab::Slab;
 
@@ -73,6 +75,8 @@ pub(crate) struct Shard {
     ring: Ring,
     wheel: Wheel,
     fetches: VecDeque<Fetch>,
+    /// Whose outbox overfilled, and since when, in the order of time.
+    overfull: VecDeque<(Millis, Key)>,
     /// Slots whose sinks are to be woken when the turn ends.
     dirty: Vec<u32>,
     /// Numbers what passes, so that a subscriber whose patterns overlap gets it once.
@@ -114,6 +118,7 @@ impl Shard {
             heads: Vec::new(),
             wheel: Wheel::default(),
             fetches: VecDeque::new(),
+            overfull: VecDeque::new(),
             dirty: Vec::new(),
             turn: 0,
             now: 0,
@@ -182,7 +187,7 @@ impl Shard {
             now,
             ..
         } = self;
-        let mut overfull: Vec<u32> = Vec::new();
+        let mut overfull: Vec<(u32, Bytes)> = Vec::new();
         let mut followed = false;
         interest.each_match(&event.channel, |slots| {
             followed = true;
@@ -203,13 +208,13 @@ impl Shard {
                     Rendered::Bytes(bytes) => {
                         let size = bytes.len();
                         let live = matches!(member.stage, Stage::Live);
-                        if live && member.outbox.push(bytes, config.outbox_bytes) {
+                        if live && member.outbox.push(&bytes, config.outbox_bytes) {
                             member.heard = *now;
                             tally.frames += 1;
                             tally.bytes += size as u64;
                             dirty.push(*slot);
                         } else {
-                            overfull.push(*slot);
+                            overfull.push((*slot, bytes));
                         }
                     }
                     Rendered::Withheld => tally.withheld += 1,
@@ -225,8 +230,8 @@ impl Shard {
         if followed {
             self.ring.push(log, Passing::Frame(frame.clone()));
         }
-        for slot in overfull {
-            self.on_overfull(slot, frame);
+        for (slot, bytes) in overfull {
+            self.on_overfull(slot, frame, bytes);
         }
     }
 
@@ -234,6 +239,7 @@ impl Shard {
         // A gap of a new epoch is where that epoch begins for this node.
         self.heads[usize::from(log)] = Some(gap.next.clone());
         self.ring.push(log, Passing::Gap(gap.clone()));
+        let mut behind = Vec::new();
         for (slot, member) in &mut self.members {
             let waits = matches!(member.stage, Stage::CatchingUp(_) | Stage::Closing);
             if waits || !member.is_touched_by(log, gap) || member.is_past(log, &gap.next) {
@@ -245,9 +251,12 @@ impl Shard {
                     self.metrics.gap(gap.cause);
                     self.dirty.push(slot as u32);
                 }
-                Stage::Behind(backlog) => backlog.lose((**gap).clone()),
+                Stage::Behind(_) => behind.push(slot as u32),
                 Stage::CatchingUp(_) | Stage::Closing => {}
             }
+        }
+        for slot in behind {
+            self.lose(slot, gap);
         }
     }
 
@@ -301,6 +310,7 @@ impl Shard {
         while let Some(key) = self.wheel.next_due(self.now) {
             self.on_due(key);
         }
+        self.judge_overfull();
         self.drain_some();
     }
 

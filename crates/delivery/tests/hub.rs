@@ -368,6 +368,8 @@ async fn slow_policies_never_lose_in_silence() {
                 );
             }
         }
+        // Longer than a burst may last.
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let mut seen: Vec<u32> = Vec::new();
         let mut gaps = Vec::new();
         let mut closed = false;
@@ -396,6 +398,22 @@ async fn slow_policies_never_lose_in_silence() {
                 assert_eq!(seen[seen.len() - 2..], [198, 199]);
                 assert!(gaps.iter().all(|gap| gap.contains("conflated")) && gaps.len() == 2);
             }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_does_not_make_a_client_slow() {
+    for policy in [SlowPolicy::Close, SlowPolicy::Gap, SlowPolicy::Latest] {
+        let world = world(slow(policy));
+        let mut client = world.join(subscriber(&["a"], Start::Now)).await;
+        client.hello().await;
+        for number in 0..500 {
+            world.publish("a", &number.to_string()).await;
+        }
+        for number in 0..500 {
+            let (name, _, data) = client.event().await;
+            assert_eq!((&*name, data), ("message", number.to_string()));
         }
     }
 }

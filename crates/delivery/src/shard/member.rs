@@ -6,7 +6,7 @@ use fanfare_core::{BrokerError, Epoch, Gap, LogId, Pattern, Position, Since};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::{Millis, Shard, catch_up::CatchUp, slow::Backlog};
+use super::{Millis, Shard, backlog::Backlog, catch_up::CatchUp};
 use crate::{
     CloseReason, Filter, Format, control,
     outbox::{Key, Outbox},

@@ -1,165 +1,180 @@
 //! Subscribers that read more slowly than events come. Never in silence: they are closed, told
 //! what was dropped, or told what was passed over.
+//!
+//! An outbox that is full does not make a subscriber slow: a burst fills it before the sink was
+//! run once. What does not fit waits. Only if more than an outbox is still owed after
+//! `slow_after`, or more than `burst_bytes` at once, do the policies of its channels decide.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use fanfare_core::{Channel, Gap, GapCause, Pattern, Position};
+use bytes::Bytes;
+use fanfare_core::Gap;
 
 use super::{
-    Shard, Stage,
+    Millis, Shard, Stage,
+    backlog::{Backlog, Waiting},
     class::{self, Rendered},
+    member::millis,
 };
-use crate::{CloseReason, config::SlowPolicy, control, frame::Frame};
-
-/// The most losses that are told one by one; beyond that one gap over all channels is told.
-const MAX_LOSSES: usize = 32;
-
-/// What a subscriber with a full outbox is owed.
-#[derive(Debug, Default)]
-pub(super) struct Backlog {
-    losses: Vec<Gap>,
-    /// The newest event of each channel that is conflated, and where the channel's conflated
-    /// events began.
-    latest: BTreeMap<Channel, Conflated>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Conflated {
-    newest: Arc<Frame>,
-    /// The first that another one took the place of, if any did.
-    over: Option<(Position, Position)>,
-}
-
-impl Backlog {
-    /// Adds a loss, joined with an earlier one of the same channels, log and cause.
-    pub(super) fn lose(&mut self, gap: Gap) {
-        let same = |held: &&mut Gap| {
-            held.scope == gap.scope && held.next.log == gap.next.log && held.cause == gap.cause
-        };
-        if let Some(held) = self.losses.iter_mut().find(same) {
-            held.next = gap.next;
-            return;
-        }
-        if self.losses.len() < MAX_LOSSES {
-            self.losses.push(gap);
-            return;
-        }
-        // Too many to name: one for each log over all channels, which covers them.
-        let mut all: Vec<Gap> = Vec::new();
-        for loss in self.losses.drain(..).chain([gap]) {
-            match all.iter_mut().find(|held| held.next.log == loss.next.log) {
-                Some(held) => held.next = loss.next,
-                None => all.push(Gap {
-                    scope: Pattern::all(),
-                    ..loss
-                }),
-            }
-        }
-        self.losses = all;
-    }
-
-    fn drop_event(&mut self, frame: &Frame) {
-        let position = &frame.event.position;
-        self.lose(Gap {
-            scope: (&frame.event.channel).into(),
-            cause: GapCause::Slow,
-            after: Some(position.at(position.offset.before())),
-            next: position.clone(),
-        });
-    }
-
-    fn conflate(&mut self, frame: &Arc<Frame>, bound: usize) {
-        let channel = &frame.event.channel;
-        let position = &frame.event.position;
-        if let Some(held) = self.latest.get_mut(channel) {
-            let passed = std::mem::replace(&mut held.newest, frame.clone());
-            self.bytes = (self.bytes + frame.weight()).saturating_sub(passed.weight());
-            let passed = &passed.event.position;
-            let first = passed.at(passed.offset.before());
-            let after = held.over.take().map_or(first, |(after, _)| after);
-            held.over = Some((after, passed.clone()));
-        } else if self.bytes + frame.weight() > bound && !self.latest.is_empty() {
-            // So many channels that even the newest of each is too much.
-            self.drop_event(frame);
-        } else {
-            self.bytes += frame.weight();
-            self.latest.insert(
-                channel.clone(),
-                Conflated {
-                    newest: frame.clone(),
-                    over: None,
-                },
-            );
-        }
-        debug_assert!(
-            self.latest
-                .get(channel)
-                .is_none_or(|c| c.newest.event.position.offset <= position.offset)
-        );
-    }
-}
+use crate::{CloseReason, config::SlowPolicy, control, frame::Frame, outbox::Key};
 
 impl Shard {
-    /// An event did not fit, or the subscriber is behind already: its channel's policy decides.
-    pub(super) fn on_overfull(&mut self, slot: u32, frame: &Arc<Frame>) {
-        let policy = self.config.slow_policy(&frame.event.channel);
-        if policy == SlowPolicy::Close {
-            self.close(slot, CloseReason::Slow);
-            return;
-        }
-        let bound = self.config.outbox_bytes;
+    /// An event did not fit, or something waits before it.
+    pub(super) fn on_overfull(&mut self, slot: u32, frame: &Arc<Frame>, bytes: Bytes) {
+        let (now, burst) = (self.now, self.config.burst_bytes);
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
         if matches!(member.stage, Stage::Live) {
-            member.stage = Stage::Behind(Box::default());
+            member.stage = Stage::Behind(Box::new(Backlog::new(now)));
+            self.overfull.push_back((now, member.key(slot as usize)));
         }
         let Stage::Behind(backlog) = &mut member.stage else {
             return;
         };
-        match policy {
-            SlowPolicy::Latest => backlog.conflate(frame, bound),
-            SlowPolicy::Gap | SlowPolicy::Close => backlog.drop_event(frame),
+        if backlog.slow {
+            self.apply_policy(slot, frame);
+        } else {
+            backlog.wait(Waiting::Frame(frame.clone(), bytes));
+            if backlog.bytes > burst {
+                self.decide(slot);
+            }
         }
-        if member.outbox.want(bound / 2) {
-            self.recover(slot);
+        self.recover(slot);
+    }
+
+    /// Looks at those whose time to catch up is over.
+    pub(super) fn judge_overfull(&mut self) {
+        let grace = millis(self.config.slow_after);
+        let upto = self.now.checked_sub(grace);
+        while let Some((since, key)) = self.overfull.front().copied()
+            && Some(since) <= upto
+        {
+            self.overfull.pop_front();
+            self.judge(key, since);
         }
     }
 
-    /// There is room again: what was lost is told, what was kept is handed over, and the
-    /// subscriber is live.
-    pub(super) fn recover(&mut self, slot: u32) {
+    fn judge(&mut self, key: Key, since: Millis) {
+        let (now, bound) = (self.now, self.config.outbox_bytes);
+        let Some(member) = self.member(key) else {
+            return;
+        };
+        let queued = member.outbox.level().bytes;
+        let Stage::Behind(backlog) = &mut member.stage else {
+            return;
+        };
+        // Of another time that it fell behind, or decided already.
+        if backlog.slow || backlog.since != since {
+            return;
+        }
+        if queued + backlog.bytes > bound {
+            self.decide(key.slot);
+            self.recover(key.slot);
+        } else {
+            backlog.since = now;
+            self.overfull.push_back((now, key));
+        }
+    }
+
+    /// The subscriber is slow: the policies decide on all that waits.
+    fn decide(&mut self, slot: u32) {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        if !member.outbox.want(self.config.outbox_bytes / 2) {
-            return;
-        }
-        let Stage::Behind(backlog) = std::mem::replace(&mut member.stage, Stage::Live) else {
+        let Stage::Behind(backlog) = &mut member.stage else {
             return;
         };
-        let mut backlog = *backlog;
-        let conflated = backlog.latest.iter().filter_map(|(channel, held)| {
-            let (after, next) = held.over.clone()?;
-            Some(Gap {
-                scope: channel.into(),
-                cause: GapCause::Conflated,
-                after: Some(after),
-                next,
-            })
-        });
-        let conflated: Vec<Gap> = conflated.collect();
-        for gap in backlog.losses.drain(..).chain(conflated) {
-            self.metrics.gap(gap.cause);
-            member.outbox.force(control::gap(member.format, &gap));
+        backlog.slow = true;
+        backlog.bytes = 0;
+        for waiting in std::mem::take(&mut backlog.waiting) {
+            match waiting {
+                Waiting::Frame(frame, _) => self.apply_policy(slot, &frame),
+                Waiting::Gap(gap) => self.lose(slot, &gap),
+            }
         }
-        let mut kept: Vec<Arc<Frame>> = backlog
-            .latest
-            .into_values()
-            .map(|held| held.newest)
-            .collect();
-        kept.sort_by_key(|frame| frame.event.position.offset);
+    }
+
+    fn apply_policy(&mut self, slot: u32, frame: &Arc<Frame>) {
+        let bound = self.config.outbox_bytes;
+        let policy = self.config.slow_policy(&frame.event.channel);
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        let Stage::Behind(backlog) = &mut member.stage else {
+            return;
+        };
+        match policy {
+            SlowPolicy::Close => self.close(slot, CloseReason::Slow),
+            SlowPolicy::Gap => backlog.drop_event(frame),
+            SlowPolicy::Latest => backlog.conflate(frame, bound),
+        }
+    }
+
+    /// A gap for a subscriber with a full outbox.
+    pub(super) fn lose(&mut self, slot: u32, gap: &Arc<Gap>) {
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        let Stage::Behind(backlog) = &mut member.stage else {
+            return;
+        };
+        if backlog.slow {
+            backlog.lose((**gap).clone());
+        } else {
+            backlog.wait(Waiting::Gap(gap.clone()));
+        }
+    }
+
+    /// If there is room again, what waits is handed over, what was lost is told, and the
+    /// subscriber is live.
+    pub(super) fn recover(&mut self, slot: u32) {
+        let half = self.config.outbox_bytes / 2;
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        let Stage::Behind(backlog) = &mut member.stage else {
+            return;
+        };
+        let mut moved = false;
+        while let Some(waiting) = backlog.waiting.front() {
+            if !member.outbox.want(half) {
+                break;
+            }
+            backlog.bytes -= waiting.bytes();
+            let bytes = match waiting {
+                Waiting::Frame(_, bytes) => {
+                    self.tally.frames += 1;
+                    self.tally.bytes += bytes.len() as u64;
+                    bytes.clone()
+                }
+                Waiting::Gap(gap) => {
+                    self.metrics.gap(gap.cause);
+                    control::gap(member.format, gap)
+                }
+            };
+            member.outbox.force(bytes);
+            backlog.waiting.pop_front();
+            moved = true;
+        }
+        if moved {
+            member.heard = self.now;
+            self.dirty.push(slot);
+        }
+        if !backlog.waiting.is_empty() || !member.outbox.want(half) {
+            return;
+        }
+        let (gaps, kept) = backlog.settle();
+        member.stage = Stage::Live;
+        self.hand_over_settled(slot, &gaps, &kept);
+    }
+
+    fn hand_over_settled(&mut self, slot: u32, gaps: &[Gap], kept: &[Arc<Frame>]) {
+        let member = &self.members[slot as usize];
+        for gap in gaps {
+            self.metrics.gap(gap.cause);
+            member.outbox.force(control::gap(member.format, gap));
+        }
         // Ids go by what has been handed over, not by the logs' heads: what is kept of other
         // channels and logs comes after it.
         let mut heads = self.heads.clone();
@@ -170,14 +185,11 @@ impl Shard {
         }
         for frame in kept {
             self.turn += 1;
-            let class = self.members[slot as usize].class;
             let log = self.log_index(&frame.event.position.log);
             heads[usize::from(log)] = Some(frame.event.position.clone());
-            let rendered = self
-                .classes
-                .render(class, self.turn, &frame, &heads, &self.logs);
             let member = &self.members[slot as usize];
-            match rendered {
+            let classes = &mut self.classes;
+            match classes.render(member.class, self.turn, frame, &heads, &self.logs) {
                 Rendered::Bytes(bytes) => {
                     self.tally.frames += 1;
                     self.tally.bytes += bytes.len() as u64;

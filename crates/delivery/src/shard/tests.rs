@@ -254,6 +254,8 @@ impl World {
         let config = DeliveryConfig {
             node: "n".into(),
             outbox_bytes: rng.usize(300..3000),
+            burst_bytes: rng.usize(300..6000),
+            slow_after: std::time::Duration::from_millis(rng.u64(0..800)),
             ring_bytes: rng.usize(500..8000),
             page_events: rng.usize(1..6),
             slow: vec![
