@@ -64,7 +64,8 @@ pub struct ServerConfig {
     pub send_buffer: Option<usize>,
     /// The kernel's queue of connections not yet accepted.
     pub backlog: u32,
-    /// The most open sockets of the public listener, streams and all else.
+    /// The most open sockets of the public listener, streams and all else. Never more than the
+    /// process may open files, less a reserve of 256 or a quarter of them.
     pub sockets: usize,
     /// How long a call of the broker may take before the edge gives it up.
     pub broker_timeout: Duration,

@@ -80,7 +80,8 @@ impl Listener {
     /// Accepts until told to stop.
     pub(crate) async fn run(self, with: Loop) -> io::Result<()> {
         let listener = TcpListener::from_std(self.socket)?;
-        let room = Arc::new(Semaphore::new(with.sockets.min(Semaphore::MAX_PERMITS)));
+        let room = with.sockets.min(descriptors()).min(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(room));
         let mut backoff = BACKOFF;
         loop {
             let accepted = tokio::select! {
@@ -170,6 +171,16 @@ fn tune(stream: &TcpStream, peer_timeout: Duration) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(peer_timeout))?;
     Ok(())
+}
+
+/// How many sockets the process may have open, less a reserve: clients never take the descriptors
+/// that operators, the bus and files need.
+fn descriptors() -> usize {
+    const RESERVE: u64 = 256;
+    let Ok(most) = rlimit::Resource::NOFILE.get_soft() else {
+        return usize::MAX;
+    };
+    usize::try_from(most - RESERVE.min(most / 4)).unwrap_or(usize::MAX)
 }
 
 fn is_fd_limit(error: &io::Error) -> bool {
