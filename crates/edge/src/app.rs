@@ -15,7 +15,7 @@ use crate::{
     connection::Connection,
     filter::Filters,
     hook::Hooks,
-    limit::{ConnectionLimiter, Permit},
+    limit::{Limiter, Permit},
     metrics::Metrics,
     problem::Refusal,
     readiness::Readiness,
@@ -28,7 +28,8 @@ pub(crate) struct App {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) hub: Hub,
     pub(crate) auth: Authenticator,
-    pub(crate) limiter: ConnectionLimiter,
+    pub(crate) limiter: Limiter,
+    pub(crate) histories: Limiter,
     pub(crate) connections: Connections,
     pub(crate) hooks: Hooks,
     pub(crate) filters: Filters,
@@ -48,15 +49,16 @@ pub(crate) struct Reader {
 }
 
 impl App {
-    /// Takes a slot for a client that wants to hold a connection.
+    /// Takes a slot of `limiter` for a client.
     pub(crate) fn slot(
         &self,
+        limiter: &Limiter,
         parts: &Parts,
         connection: &Connection,
         identity: &Identity,
     ) -> Result<Permit, Refusal> {
         let address = self.address(parts, connection);
-        self.limiter
+        limiter
             .admit(ClientKey::new(identity, address))
             .inspect_err(|_| {
                 if address == connection.peer() && parts.headers.contains_key("x-forwarded-for") {

@@ -1,14 +1,21 @@
 //! Request bodies: bounded in bytes and time.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::problem::Refusal;
+use crate::{connection::Connection, problem::Refusal};
 
 /// How much of a body that is too large is read and thrown away, so that its sender gets to read
 /// the answer: closing a socket with unread bytes resets it.
@@ -47,6 +54,55 @@ pub(crate) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
             Err(Refusal::UnsupportedEncoding)
         }
         _ => Ok(()),
+    }
+}
+
+/// An answer of one piece that holds `permit` until the client has read it. hyper takes no more of
+/// it than fits its buffer. A client that has not read it in time is cut off.
+pub(crate) fn held<P>(bytes: Vec<u8>, permit: P, connection: Connection, time: Duration) -> Body
+where
+    P: Send + Sync + Unpin + 'static,
+{
+    let cut = async move {
+        time::sleep(time).await;
+        connection.abort();
+    };
+    let _cut = AbortOnDropHandle::new(tokio::spawn(cut));
+    Body::new(Held {
+        bytes: bytes.into(),
+        _permit: permit,
+        _cut,
+    })
+}
+
+struct Held<P> {
+    bytes: Bytes,
+    _permit: P,
+    _cut: AbortOnDropHandle<()>,
+}
+
+impl<P: Unpin> http_body::Body for Held<P> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        const PIECE: usize = 16 << 10;
+        if self.bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        let count = PIECE.min(self.bytes.len());
+        Poll::Ready(Some(Ok(Frame::data(self.bytes.split_to(count)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
     }
 }
 

@@ -67,6 +67,8 @@ pub struct ServerConfig {
     /// The most open sockets of the public listener, streams and all else. Never more than the
     /// process may open files, less a reserve of 256 or a quarter of them.
     pub sockets: usize,
+    /// How long a client may take to read a page of history or of a poll before it is cut off.
+    pub answer_timeout: Duration,
     /// How long a call of the broker may take before the edge gives it up.
     pub broker_timeout: Duration,
     /// How long a call of a hook may take before the request is refused.
@@ -89,6 +91,7 @@ impl Default for ServerConfig {
             send_buffer: Some(256 << 10),
             backlog: 4096,
             sockets: 210_000,
+            answer_timeout: Duration::from_secs(60),
             broker_timeout: Duration::from_secs(10),
             hook_timeout: Duration::from_secs(2),
         }
@@ -130,6 +133,9 @@ pub struct LimitsConfig {
     pub batch_items: usize,
     /// The most publish requests under way at once.
     pub publishes: usize,
+    /// The most history requests under way at once, on the node; of one client,
+    /// `connections_per_client`. Each holds a page of up to 2 MiB.
+    pub histories: usize,
     /// The most bytes of the body of `POST /events`.
     pub subscribe_bytes: usize,
     /// How long a request's body may take to arrive; for NDJSON, one line of it.
@@ -158,6 +164,7 @@ impl Default for LimitsConfig {
             batch_bytes: 4 << 20,
             batch_items: 10_000,
             publishes: 1024,
+            histories: 256,
             subscribe_bytes: 256 << 10,
             body_timeout: Duration::from_secs(30),
             ndjson_idle: Duration::from_secs(300),

@@ -16,7 +16,7 @@ use crate::{
     drain::{self, Drained},
     filter::{FilterFactory, Filters},
     hook::{Hook, Hooks},
-    limit::ConnectionLimiter,
+    limit::Limiter,
     listener::{Listener, Loop},
     metrics::Metrics,
     readiness::Readiness,
@@ -160,7 +160,8 @@ impl Edge {
         let app = Arc::new(App {
             hub,
             auth,
-            limiter: ConnectionLimiter::new(limits, metrics.clone()),
+            limiter: Limiter::connections(limits, &metrics),
+            histories: Limiter::histories(limits),
             connections: Connections::default(),
             hooks: Hooks::new(hooks, config.server.hook_timeout, limits.retry_after),
             filters: Filters::new(filters, limits.filter_classes, limits.retry_after),

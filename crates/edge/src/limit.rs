@@ -1,4 +1,4 @@
-//! How many connections there may be: per node and per client.
+//! How much may be under way at once: on the node and of one client.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -7,25 +7,27 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 
 use crate::{client_key::ClientKey, config::LimitsConfig, metrics::Metrics, problem::Refusal};
 
-/// Counts connections. A clone is the same count.
+/// Counts what is under way. A clone is the same count.
 #[derive(Clone, Debug)]
-pub(crate) struct ConnectionLimiter {
+pub(crate) struct Limiter {
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
     counts: Mutex<Counts>,
+    what: &'static str,
     node: usize,
     client: usize,
     retry_after: Duration,
-    metrics: Metrics,
+    gauge: Option<IntGauge>,
 }
 
-/// One entry a client that has a connection: the node's bound is this table's.
+/// One entry a client that has something under way: the node's bound is this table's.
 #[derive(Debug, Default)]
 struct Counts {
     total: usize,
@@ -40,17 +42,38 @@ pub(crate) struct Permit {
     client: ClientKey,
 }
 
-impl ConnectionLimiter {
-    pub(crate) fn new(limits: &LimitsConfig, metrics: Metrics) -> Self {
+impl Limiter {
+    /// For streams and polls.
+    pub(crate) fn connections(limits: &LimitsConfig, metrics: &Metrics) -> Self {
         metrics
             .connections_limit
             .set(i64::try_from(limits.connections).unwrap_or(i64::MAX));
+        Self::new(
+            "connections",
+            limits.connections,
+            limits,
+            Some(metrics.connections.clone()),
+        )
+    }
+
+    /// For pages of history, each of which is held in memory until its client has read it.
+    pub(crate) fn histories(limits: &LimitsConfig) -> Self {
+        Self::new("history requests under way", limits.histories, limits, None)
+    }
+
+    fn new(
+        what: &'static str,
+        node: usize,
+        limits: &LimitsConfig,
+        gauge: Option<IntGauge>,
+    ) -> Self {
         let shared = Shared {
             counts: Mutex::default(),
-            node: limits.connections,
+            what,
+            node,
             client: limits.connections_per_client,
             retry_after: limits.retry_after,
-            metrics,
+            gauge,
         };
         Self {
             shared: Arc::new(shared),
@@ -63,6 +86,7 @@ impl ConnectionLimiter {
         let full = |scope, limit| {
             Err(Refusal::TooManyConnections {
                 scope,
+                what: shared.what,
                 limit,
                 retry_after: shared.retry_after,
             })
@@ -77,7 +101,9 @@ impl ConnectionLimiter {
         }
         counts.total += 1;
         counts.clients.insert(client.clone(), held + 1);
-        shared.metrics.connections.inc();
+        if let Some(gauge) = &shared.gauge {
+            gauge.inc();
+        }
         Ok(Permit {
             shared: shared.clone(),
             client,
@@ -106,7 +132,9 @@ impl Drop for Permit {
             let keep = counts.clients.len() * 2;
             counts.clients.shrink_to(keep);
         }
-        self.shared.metrics.connections.dec();
+        if let Some(gauge) = &self.shared.gauge {
+            gauge.dec();
+        }
     }
 }
 
@@ -114,21 +142,19 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    fn limiter(connections: usize, connections_per_client: usize) -> ConnectionLimiter {
+    fn limiter(connections: usize, connections_per_client: usize) -> (Limiter, Metrics) {
         let limits = LimitsConfig {
             connections,
             connections_per_client,
             ..LimitsConfig::default()
         };
-        ConnectionLimiter::new(
-            &limits,
-            Metrics::register(&prometheus::Registry::new()).unwrap(),
-        )
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        (Limiter::connections(&limits, &metrics), metrics)
     }
 
     #[test]
     fn a_slot_comes_back_with_its_permit() {
-        let limiter = limiter(3, 2);
+        let (limiter, metrics) = limiter(3, 2);
         let client = |n| ClientKey::V6(n);
         let held = [
             limiter.admit(client(1)).unwrap(),
@@ -151,11 +177,11 @@ mod tests {
                 ..
             }
         ));
-        assert_eq!(limiter.shared.metrics.connections.get(), 3);
+        assert_eq!(metrics.connections.get(), 3);
         drop(held);
         let _again = limiter.admit(client(1)).unwrap();
         drop(other);
         assert_eq!(limiter.shared.counts.lock().clients.len(), 1);
-        assert_eq!(limiter.shared.metrics.connections.get(), 1);
+        assert_eq!(metrics.connections.get(), 1);
     }
 }

@@ -36,6 +36,13 @@ impl Origins {
                 Ok(())
             };
         };
+        // A page cannot forge this, and a proxy that puts another name into `Host` leaves it.
+        if headers
+            .get("sec-fetch-site")
+            .is_some_and(|site| site == "same-origin")
+        {
+            return Ok(());
+        }
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
         let allowed = self.allowed.iter().any(|allowed| match allowed {
             Origin::Any => true,

@@ -95,10 +95,12 @@ pub enum Refusal {
     },
     /// A body in an encoding that is not taken.
     UnsupportedEncoding,
-    /// The client has as many connections as it may have.
+    /// As many connections, or other things, are there as may be.
     TooManyConnections {
         /// Whose bound was reached.
         scope: &'static str,
+        /// Of what.
+        what: &'static str,
         /// The bound.
         limit: usize,
         /// When to come back.
@@ -343,11 +345,13 @@ impl Refusal {
                 "Unsupported encoding",
                 "a Content-Encoding is not taken; send the body as it is".into(),
             ),
-            Self::TooManyConnections { scope, limit, .. } => (
+            Self::TooManyConnections {
+                scope, what, limit, ..
+            } => (
                 429,
                 "too_many_connections",
                 "Too many connections",
-                format!("{scope} has {limit} connections, which is the most allowed").into(),
+                format!("{scope} has {limit} {what}, which is the most allowed").into(),
             ),
             Self::TooMany { detail, .. } => (429, "too_many", "Too many requests", detail.into()),
             Self::Busy { what, .. } => (

@@ -69,7 +69,7 @@ pub(crate) struct Entry {
     identity: Identity,
     hooks: Hooks,
     metrics: Metrics,
-    _permit: Permit,
+    _permit: Arc<Permit>,
 }
 
 /// The edge's hold on an entry that rides in a subscriber.
@@ -83,7 +83,7 @@ impl Connections {
     pub(crate) fn enter(
         &self,
         kind: Kind,
-        permit: Permit,
+        permit: Arc<Permit>,
         identity: Identity,
         channels: Arc<[Pattern]>,
         hooks: Hooks,

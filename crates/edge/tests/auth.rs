@@ -402,6 +402,12 @@ async fn a_token_comes_by_header_cookie_or_where_allowed_url() {
         ("Sec-Fetch-Site", "cross-site".into()),
     ];
     assert_eq!(ask(cross).await, 403);
+    let own = vec![
+        ("Cookie", cookie.clone()),
+        ("Origin", "https://behind.a.proxy".into()),
+        ("Sec-Fetch-Site", "same-origin".into()),
+    ];
+    assert_eq!(ask(own).await, 200);
     let bearer = format!("Bearer {good}");
     let foreign = vec![
         ("Authorization", bearer),

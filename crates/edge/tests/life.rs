@@ -176,6 +176,55 @@ async fn what_comes_during_a_poll_is_answered_after_it() {
 }
 
 #[tokio::test]
+async fn pages_that_nobody_reads_are_bounded() {
+    let mut config = common::config();
+    config.limits.histories = 1;
+    config.server.answer_timeout = Duration::from_secs(2);
+    config.server.send_buffer = Some(16 << 10);
+    let server = serve(config, common::memory(), |edge| edge);
+    let large = "x".repeat(1 << 20);
+    for _ in 0..2 {
+        server.publish("a", &large).await;
+    }
+    let page = server.get("/history/a").await;
+    assert_eq!(
+        page.header("content-length"),
+        Some(page.body.len().to_string().as_str())
+    );
+    assert_eq!(page.json()["events"][1]["data"], large);
+
+    let connect = async || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(server.public).await.unwrap()
+    };
+    let mut stalled = connect().await;
+    stalled
+        .write_all(head("GET", "/history/a", &[], None).as_bytes())
+        .await
+        .unwrap();
+    stalled.readable().await.unwrap();
+    let refused = server.get("/history/a").await;
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (429, "too_many_connections")
+    );
+    drop(stalled);
+    let free = async { while server.get("/history/a").await.status != 200 {} };
+    time::timeout(PATIENCE, free).await.unwrap();
+
+    // A poll's slot too is held until its answer is read.
+    let mut stalled = connect().await;
+    let poll = head("GET", "/poll?channel=a&since=oldest", &[], None);
+    stalled.write_all(poll.as_bytes()).await.unwrap();
+    stalled.readable().await.unwrap();
+    assert_eq!(server.metric(HELD).await, 1.0);
+    // Not for ever.
+    server.until_metric(HELD, 0.0).await;
+    drop(stalled);
+}
+
+#[tokio::test]
 async fn the_node_has_a_bound_too() {
     let server = start_with(|config| config.limits.connections = 1);
     let held = server.stream(EVENTS).await;

@@ -15,10 +15,10 @@ use fanfare_core::{
     Channel, Event, Gap, GapCause, History, HistoryQuery, Live, Pattern, Position, Since,
 };
 use fanfare_delivery::{Cursor, Filter, View, event_json};
-use http::{StatusCode, request::Parts};
+use http::request::Parts;
 use serde_json::json;
 
-use super::{connection, json, poll::join};
+use super::{Page, connection, poll::join};
 use crate::{
     accept,
     app::App,
@@ -32,18 +32,18 @@ const PARAMETERS: [&str; 2] = ["limit", "since"];
 const EVENTS: usize = 100;
 const MAX_EVENTS: usize = 1000;
 /// About the most bytes of data in an answer.
-const PAGE_BYTES: usize = 8 << 20;
+const PAGE_BYTES: usize = 2 << 20;
 
 /// `GET /history/{channel}`.
 pub(crate) async fn history(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     match page(&app, &parts).await {
-        Ok(body) => json(StatusCode::OK, body),
+        Ok(page) => page.into_response(&app),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn page(app: &App, parts: &Parts) -> Result<Vec<u8>, Refusal> {
+async fn page(app: &App, parts: &Parts) -> Result<Page, Refusal> {
     accept::require(&parts.headers, "application/json")?;
     let query = Query::parse(parts.uri.query(), &PARAMETERS, app.auth.takes_query_token())?;
     let channel = channel_of(parts, PREFIX)?;
@@ -73,8 +73,10 @@ async fn page(app: &App, parts: &Parts) -> Result<Vec<u8>, Refusal> {
             }
         },
     };
+    let connection = connection(parts)?;
+    let permit = app.slot(&app.histories, parts, &connection, &identity)?;
     let reader = app
-        .reader(parts, &connection(parts)?, identity, vec![pattern])
+        .reader(parts, &connection, identity, vec![pattern])
         .await?;
     let asked = HistoryQuery {
         log,
@@ -87,7 +89,12 @@ async fn page(app: &App, parts: &Parts) -> Result<Vec<u8>, Refusal> {
         .in_time("reading history", app.broker.history(asked))
         .await?;
     let history = history.map_err(|error| app.broker_failed(error))?;
-    Ok(into_json(&channel, &history, reader.filter.as_deref()))
+    let json = into_json(&channel, &history, reader.filter.as_deref());
+    Ok(Page {
+        json,
+        permit: Arc::new(permit),
+        connection,
+    })
 }
 
 /// The channel that the path names after `prefix`.

@@ -7,10 +7,12 @@ pub(crate) mod poll;
 pub(crate) mod publish;
 pub(crate) mod subscribe;
 
+use std::sync::Arc;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header, request::Parts};
 
-use crate::{connection::Connection, problem::Refusal};
+use crate::{app::App, body, connection::Connection, limit::Permit, problem::Refusal};
 
 /// The connection that a request came on.
 fn connection(parts: &Parts) -> Result<Connection, Refusal> {
@@ -18,6 +20,23 @@ fn connection(parts: &Parts) -> Result<Connection, Refusal> {
     connection.ok_or(Refusal::Internal {
         detail: "a request without its connection",
     })
+}
+
+/// A page that may be large, and the slot that is held until the client has read it.
+struct Page {
+    json: Vec<u8>,
+    permit: Arc<Permit>,
+    connection: Connection,
+}
+
+impl Page {
+    fn into_response(self, app: &App) -> Response {
+        let time = app.config.server.answer_timeout;
+        json(
+            StatusCode::OK,
+            body::held(self.json, self.permit, self.connection, time),
+        )
+    }
 }
 
 /// A JSON answer that no cache keeps.

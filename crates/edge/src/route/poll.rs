@@ -8,11 +8,11 @@ use axum::{
 };
 use bytes::Bytes;
 use fanfare_delivery::{Format, Page, Subscriber};
-use http::{StatusCode, request::Parts};
+use http::request::Parts;
 use serde::Deserialize;
 use tokio::time;
 
-use super::{connection, json};
+use super::connection;
 use crate::{
     accept,
     app::App,
@@ -33,12 +33,12 @@ const MAX_EVENTS: usize = 1000;
 pub(crate) async fn poll(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     match page(&app, &parts).await {
-        Ok(page) => json(StatusCode::OK, page.into_json()),
+        Ok(page) => page.into_response(&app),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn page(app: &App, parts: &Parts) -> Result<Page, Refusal> {
+async fn page(app: &App, parts: &Parts) -> Result<super::Page, Refusal> {
     accept::require(&parts.headers, "application/json")?;
     let query = Query::parse(parts.uri.query(), &PARAMETERS, app.auth.takes_query_token())?;
     let limits = &app.config.limits;
@@ -59,12 +59,12 @@ async fn page(app: &App, parts: &Parts) -> Result<Page, Refusal> {
     let start = starts.resolve()?;
     let connection = connection(parts)?;
     let identity = app.identify_reader(parts, &asked)?;
-    let permit = app.slot(parts, &connection, &identity)?;
-    let _watched = connection.watched();
+    let permit = Arc::new(app.slot(&app.limiter, parts, &connection, &identity)?);
+    let watched = connection.watched();
     let reader = app.reader(parts, &connection, identity, asked).await?;
     let (entry, handle) = app.connections.enter(
         Kind::Poll,
-        permit,
+        permit.clone(),
         reader.identity.clone(),
         reader.channels.as_slice().into(),
         app.hooks.clone(),
@@ -88,7 +88,12 @@ async fn page(app: &App, parts: &Parts) -> Result<Page, Refusal> {
     let left = until.saturating_duration_since(time::Instant::now());
     let mut page = seat.into_items().collect(left, most).await;
     cut(&mut page, most)?;
-    Ok(page)
+    drop(watched);
+    Ok(super::Page {
+        json: page.into_json(),
+        permit,
+        connection,
+    })
 }
 
 /// Delivery takes what is queued by the piece, which may hold more events than were asked for:

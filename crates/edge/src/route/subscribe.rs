@@ -90,7 +90,7 @@ async fn stream(app: &App, parts: &Parts, body: Body) -> Result<Response, Refusa
         let body = stream::pending::<Result<Bytes, std::convert::Infallible>>();
         return Ok(opened(parts.version, Body::from_stream(body)));
     }
-    let permit = app.slot(parts, &connection, &identity)?;
+    let permit = Arc::new(app.slot(&app.limiter, parts, &connection, &identity)?);
     let _watched = connection.watched();
     let reader = app
         .reader(parts, &connection, identity, asked.following.channels)

@@ -33,6 +33,7 @@ section! {
         send_buffer: Maybe<Bytes>,
         backlog: u32,
         sockets: usize,
+        answer_timeout: Span,
         broker_timeout: Span,
         hook_timeout: Span,
     }
@@ -56,6 +57,7 @@ section! {
         batch_bytes: Bytes,
         batch_items: usize,
         publishes: usize,
+        histories: usize,
         subscribe_bytes: Bytes,
         body_timeout: Span,
         ndjson_idle: Span,
