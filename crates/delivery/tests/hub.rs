@@ -512,7 +512,7 @@ async fn a_poll_takes_what_is_there_or_waits() {
     let wait = Duration::from_secs(25);
     let mut items = world.hub.join(poll(Start::Now)).await.unwrap().into_items();
     let start = Instant::now();
-    let page = items.collect(wait, 100).await;
+    let page = items.collect(wait, 100, 1 << 20).await;
     assert_eq!((page.events.len(), start.elapsed()), (0, wait));
     let cursor = page.cursor.unwrap();
     drop(items);
@@ -526,7 +526,7 @@ async fn a_poll_takes_what_is_there_or_waits() {
     world.broker.publish(&channel, typed).await.unwrap();
     let start = Start::After(Cursor::parse(&cursor).unwrap());
     let mut items = world.hub.join(poll(start)).await.unwrap().into_items();
-    let page = items.collect(wait, 100).await;
+    let page = items.collect(wait, 100, 1 << 20).await;
     let events: Vec<serde_json::Value> = page
         .events
         .iter()
@@ -535,6 +535,31 @@ async fn a_poll_takes_what_is_there_or_waits() {
     assert_eq!(events[0]["data"], "1\n\"2\"");
     assert_eq!(events[1]["event"], "t");
     assert_eq!(events[1]["id"].as_str(), page.cursor.as_deref());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_is_told_a_gap_once() {
+    let world = world(config());
+    world.publish("a", "1").await;
+    world.publish("a", "2").await;
+    world.broker.purge(&Pattern::all());
+    let poll = |cursor: &str| Subscriber {
+        format: Format::Items,
+        ..subscriber(&["a"], Start::After(Cursor::parse(cursor).unwrap()))
+    };
+    let head = world
+        .broker
+        .publish(&Channel::parse("b").unwrap(), Publication::new(""))
+        .await;
+    let mut first = head.unwrap().position.unwrap();
+    first.offset = fanfare_core::Offset(1);
+    let mut cursor = Cursor::from(first).to_string();
+    for gaps in [1, 0] {
+        let mut items = world.hub.join(poll(&cursor)).await.unwrap().into_items();
+        let page = items.collect(Duration::from_secs(25), 100, 1 << 20).await;
+        assert_eq!((page.gaps.len(), page.events.len()), (gaps, 0));
+        cursor = page.cursor.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

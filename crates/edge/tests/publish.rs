@@ -149,7 +149,7 @@ async fn a_known_key_answers_the_first_id() {
     let key = [("Idempotency-Key", "k-1")];
     let first = server.send("POST", "/publish/a", &key, b"x").await;
     let again = server.send("POST", "/publish/a", &key, b"x").await;
-    assert_eq!((first.status, again.status), (201, 200));
+    assert_eq!((first.status, again.status), (201, 201));
     assert_eq!(
         first.json(),
         json!({ "channel": "a", "id": first.json()["id"] })
@@ -191,7 +191,7 @@ async fn json_and_arrays_of_it() {
         .iter()
         .map(|one| one["status"].clone())
         .collect();
-    assert_eq!(statuses, [200, 201, 400, 400, 400, 201]);
+    assert_eq!(statuses, [201, 201, 400, 400, 400, 201]);
     assert_eq!(
         (results[0]["id"].clone(), results[0]["duplicate"].clone()),
         (id, json!(true))

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use tokio::time;
 
 use super::Hold;
-use crate::CloseReason;
+use crate::{CloseReason, Cursor};
 
 /// A subscriber's events, gaps and cursor as JSON, taken in one page. Dropping it leaves.
 #[derive(Debug)]
@@ -45,14 +45,20 @@ impl Items {
     }
 
     /// Waits for an event or a gap, at most for `timeout`, then takes what is there, up to about
-    /// `max_events` events.
+    /// `max_events` events and `max_bytes` bytes; one event is taken however large.
     ///
     /// Not cancel safe: a dropped call may have taken items. They are not lost to a client that
     /// polls again with the cursor it has.
-    pub async fn collect(&mut self, timeout: Duration, max_events: usize) -> Page {
+    pub async fn collect(
+        &mut self,
+        timeout: Duration,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Page {
         let mut page = Page::default();
         let until = time::Instant::now() + timeout;
-        while page.events.len() < max_events {
+        let mut bytes = 0;
+        while page.events.len() < max_events && bytes < max_bytes {
             let something = !(page.events.is_empty() && page.gaps.is_empty());
             let next = poll_fn(|cx| self.hold.outbox.poll_take(cx));
             // What is queued is taken without a wait, once there is something to answer with.
@@ -62,7 +68,10 @@ impl Items {
                 until
             };
             match time::timeout_at(wait, next).await {
-                Ok(Some(piece)) => page.take(&piece),
+                Ok(Some(piece)) => {
+                    bytes += piece.len();
+                    page.take(&piece);
+                }
                 Ok(None) | Err(_) => break,
             }
         }
@@ -71,6 +80,26 @@ impl Items {
 }
 
 impl Page {
+    /// The cursor goes past a gap that this page tells: everything before its end was taken, and
+    /// on a quiet channel the next poll would be told the same gap for ever.
+    fn pass(&mut self, gap: &RawValue) {
+        #[derive(Deserialize)]
+        struct Ends<'a> {
+            next: &'a str,
+        }
+        let ends = serde_json::from_str::<Ends<'_>>(gap.get()).ok();
+        let Some(next) = ends.and_then(|ends| Cursor::parse(ends.next).ok()) else {
+            return;
+        };
+        let text = self.cursor.as_deref().unwrap_or_default();
+        let mut cursor = Cursor::parse(text).unwrap_or_default();
+        next.places()
+            .iter()
+            .cloned()
+            .for_each(|place| cursor.set(place));
+        self.cursor = Some(cursor.to_string());
+    }
+
     /// A piece is one item, or several that stand side by side.
     fn take(&mut self, piece: &Bytes) {
         for raw in serde_json::Deserializer::from_slice(piece).into_iter::<&RawValue>() {
@@ -81,6 +110,7 @@ impl Page {
             let own = |part: &RawValue| piece.slice_ref(part.get().as_bytes());
             if let Some(gap) = item.gap {
                 self.gaps.push(own(gap));
+                self.pass(gap);
             } else if let Some(close) = item.close {
                 let named = |reason: &&CloseReason| reason.as_str() == close;
                 self.closed = CloseReason::ALL.iter().find(named).copied();

@@ -30,7 +30,7 @@ const ASSETS: [(&str, &str, &str); 5] = [
     ("/plot.js", SCRIPT, include_str!("../../web/plot.js")),
 ];
 /// Nothing from elsewhere, nothing inline that runs: events are strangers' text.
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
+const POLICY: &str = "default-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The paths of the page.

@@ -28,6 +28,8 @@ const TIMEOUT: Duration = Duration::from_secs(25);
 /// How many events a poll answers that does not say, and the most that it may ask for.
 const EVENTS: usize = 256;
 const MAX_EVENTS: usize = 1000;
+/// About the most bytes of events in an answer; the rest is for the next poll.
+const MAX_BYTES: usize = 8 << 20;
 
 /// `GET /poll`.
 pub(crate) async fn poll(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -86,7 +88,7 @@ async fn page(app: &App, parts: &Parts) -> Result<super::Page, Refusal> {
     let seat = app.join(subscriber).await?;
     handle.opened(seat.closer());
     let left = until.saturating_duration_since(time::Instant::now());
-    let mut page = seat.into_items().collect(left, most).await;
+    let mut page = seat.into_items().collect(left, most, MAX_BYTES).await;
     cut(&mut page, most)?;
     drop(watched);
     Ok(super::Page {
