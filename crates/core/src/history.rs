@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use crate::{Live, LogId, Pattern, Position};
+use crate::{Gap, Live, LogId, Pattern, Position};
 
 /// The most gaps of one cause that a page tells by name.
 pub const MAX_GAPS: usize = 32;
@@ -58,4 +58,27 @@ pub struct History {
     pub upto: Position,
     /// Whether the page was cut by a limit.
     pub more: bool,
+}
+
+/// The gaps of one cause as a page tells them, which asks for these channels: each by itself, or,
+/// where that would be more than [`MAX_GAPS`], joined: see [`History::items`].
+pub fn told(gaps: Vec<Gap>, asked: &[Pattern]) -> Vec<Gap> {
+    if gaps.len() <= MAX_GAPS {
+        return gaps;
+    }
+    let joined = scopes(asked).into_iter().filter_map(|scope| {
+        let within = gaps.iter().filter(|gap| scope.covers(&gap.scope));
+        let last = within.max_by_key(|gap| gap.next.offset)?.clone();
+        Some(Gap { scope, ..last })
+    });
+    joined.collect()
+}
+
+/// The scopes of a gap over all channels that a page asks for.
+pub fn scopes(asked: &[Pattern]) -> Vec<Pattern> {
+    if asked.len() > MAX_GAPS {
+        vec![Pattern::all()]
+    } else {
+        asked.to_vec()
+    }
 }

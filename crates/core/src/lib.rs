@@ -25,6 +25,7 @@ pub mod position;
 pub mod publication;
 pub mod retained;
 pub mod retention;
+pub mod routed;
 pub mod store;
 
 pub use broker::{Broker, Published, Subscription};
@@ -37,7 +38,7 @@ pub use gap::{Gap, GapCause};
 pub use history::{History, HistoryQuery, Since};
 pub use interest::Interest;
 pub use mapping::{Dialect, InvalidMapping, Mapping, Source};
-pub use metrics::{BrokerMetrics, Evicted, Undeliverable};
+pub use metrics::{BrokerMetrics, Evicted, LinkUp, Undeliverable};
 pub use pattern_map::PatternMap;
 pub use position::{Epoch, InvalidLogId, LogId, Offset, Position};
 pub use publication::{
@@ -45,4 +46,5 @@ pub use publication::{
 };
 pub use retained::{Retained, RetainedConfig};
 pub use retention::{Retention, RetentionRule};
+pub use routed::{Claim, Routed};
 pub use store::{Store, StoreConfig};

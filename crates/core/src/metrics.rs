@@ -1,5 +1,11 @@
 //! The metrics that every backend keeps, so that one dashboard fits all of them.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -18,6 +24,8 @@ pub struct BrokerMetrics {
     pub reconnects: IntCounter,
     /// Events received from the bus, or placed where the backend is the bus.
     pub events: IntCounter,
+    /// Events that were missed live and read from the bus's store, so that nobody missed them.
+    pub healed: IntCounter,
     /// Publications that were stored or announced.
     pub published: IntCounter,
     /// Publications whose idempotency key was known.
@@ -43,7 +51,41 @@ pub struct BrokerMetrics {
     gaps: IntCounterVec,
     undeliverable: IntCounterVec,
     evicted: IntCounterVec,
+    links: Arc<Mutex<Links>>,
     backend: &'static str,
+}
+
+/// A backend's links to its bus, of which each is up or down.
+#[derive(Clone, Copy, Debug, Default)]
+struct Links {
+    all: usize,
+    up: usize,
+}
+
+/// One of several links of a backend to its bus: [`BrokerMetrics::up`] is 1 while all are up.
+/// Dropping it takes the link out of the count.
+#[derive(Debug)]
+pub struct LinkUp {
+    metrics: BrokerMetrics,
+    is_up: AtomicBool,
+}
+
+impl LinkUp {
+    /// Notes whether the link is up.
+    pub fn set(&self, is_up: bool) {
+        self.metrics.count_links(|links| {
+            let was_up = self.is_up.swap(is_up, Ordering::Relaxed);
+            links.up -= usize::from(was_up);
+            links.up += usize::from(is_up);
+        });
+    }
+}
+
+impl Drop for LinkUp {
+    fn drop(&mut self) {
+        self.set(false);
+        self.metrics.count_links(|links| links.all -= 1);
+    }
 }
 
 /// Why a message of the bus cannot become an event.
@@ -169,6 +211,11 @@ impl BrokerMetrics {
             "Events received from the bus, or placed by it.",
             "",
         )?;
+        let healed = counter(
+            "broker_healed_total",
+            "Events that were missed live and read from the bus's store.",
+            "",
+        )?;
         let published = counter(
             "broker_published_total",
             "Publications by outcome.",
@@ -228,6 +275,7 @@ impl BrokerMetrics {
             up,
             reconnects: reconnects.get_metric_with_label_values(none)?,
             events: events.get_metric_with_label_values(none)?,
+            healed: healed.get_metric_with_label_values(none)?,
             duplicates: published.get_metric_with_label_values(&["duplicate"])?,
             publish_errors: published.get_metric_with_label_values(&["error"])?,
             published: published.get_metric_with_label_values(&["ok"])?,
@@ -248,6 +296,7 @@ impl BrokerMetrics {
             gaps,
             undeliverable,
             evicted,
+            links: Arc::default(),
             backend,
         };
         Ok((metrics, all))
@@ -256,6 +305,23 @@ impl BrokerMetrics {
     /// The backend that these are of.
     pub fn backend(&self) -> &'static str {
         self.backend
+    }
+
+    /// Another link of this backend to its bus, which is down yet. A backend with one link may set
+    /// [`up`](Self::up) itself.
+    pub fn link(&self) -> LinkUp {
+        self.count_links(|links| links.all += 1);
+        LinkUp {
+            metrics: self.clone(),
+            is_up: AtomicBool::new(false),
+        }
+    }
+
+    fn count_links(&self, change: impl FnOnce(&mut Links)) {
+        let mut links = self.links.lock();
+        change(&mut links);
+        let whole = links.all > 0 && links.up == links.all;
+        self.up.set(i64::from(whole));
     }
 
     /// Counts a gap that the backend announced.
@@ -295,6 +361,23 @@ mod tests {
             .unwrap();
         assert!(text.contains("fanfare_broker_gaps_total{backend=\"memory\",cause=\"evicted\"} 1"));
         assert!(text.contains("fanfare_broker_up{backend=\"memory\"} 1"));
+    }
+
+    #[test]
+    fn a_backend_is_up_while_all_its_links_are() {
+        let metrics = BrokerMetrics::unregistered("redis");
+        let (one, two) = (metrics.link(), metrics.clone().link());
+        one.set(true);
+        one.set(true);
+        assert_eq!(metrics.up.get(), 0);
+        two.set(true);
+        assert_eq!(metrics.up.get(), 1);
+        one.set(false);
+        assert_eq!(metrics.up.get(), 0);
+        drop(one);
+        assert_eq!(metrics.up.get(), 1);
+        drop(two);
+        assert_eq!(metrics.up.get(), 0);
     }
 
     #[test]

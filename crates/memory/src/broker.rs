@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{MemoryConfig, keys::Keys};
 
 const BACKEND: &str = "memory";
-/// The name of the one log.
+/// The name of the one log, where the config names no other.
 const LOG: &str = "m";
 /// How much a publish cleans up behind itself: more than it adds, so that cleaning keeps up.
 const SWEEP_PER_PUBLISH: usize = 4;
@@ -63,8 +63,10 @@ impl MemoryBroker {
     /// # Panics
     /// Never: the log's name is fixed and valid.
     pub fn new(config: MemoryConfig, metrics: BrokerMetrics) -> Self {
-        #[expect(clippy::expect_used, reason = "the name is fixed")]
-        let log = LogId::parse(LOG).expect("a valid name");
+        let log = config.log.clone().unwrap_or_else(|| {
+            #[expect(clippy::expect_used, reason = "the name is fixed")]
+            LogId::parse(LOG).expect("a valid name")
+        });
         let head = Position {
             log: log.clone(),
             epoch: fresh_epoch(),
@@ -242,7 +244,7 @@ impl Broker for MemoryBroker {
     async fn history(&self, query: HistoryQuery) -> Result<History, BrokerError> {
         let state = self.shared.open()?;
         if query.log != self.shared.log {
-            let message = format!("has no log {}; it has {LOG}", query.log);
+            let message = format!("has no log {}; it has {}", query.log, self.shared.log);
             return Err(BrokerError::new(ErrorKind::Unsupported, BACKEND, message));
         }
         Ok(state.store.history(&query))

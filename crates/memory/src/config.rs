@@ -1,10 +1,13 @@
 use std::time::Duration;
 
-use fanfare_core::StoreConfig;
+use fanfare_core::{LogId, StoreConfig};
 
 /// Bounds of a memory broker.
 #[derive(Clone, Debug)]
 pub struct MemoryConfig {
+    /// The name of the one log; another for each memory broker of a
+    /// [`Routed`](fanfare_core::Routed). `None` is `m`.
+    pub log: Option<LogId>,
     /// What is retained.
     pub store: StoreConfig,
     /// How long a publication waits for room in the feeds of those who follow its channel, before
@@ -20,6 +23,7 @@ pub struct MemoryConfig {
 impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
+            log: None,
             store: StoreConfig::default(),
             patience: Duration::from_secs(5),
             key_window: Duration::from_secs(120),

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, num::NonZeroUsize, ops::Bound, sync::Arc};
 use super::{Chan, Store, merge::Merge};
 use crate::{
     Channel, Event, Gap, GapCause, History, HistoryQuery, Live, Offset, Pattern, Position, Since,
-    history::MAX_GAPS,
+    history::{scopes, told},
 };
 
 /// Where a page begins, once it is settled what its question's cursor means here.
@@ -58,11 +58,6 @@ impl Store {
         let firsts = selected.iter().filter_map(|(_, chan)| chan.events.front());
         let oldest = firsts.map(|event| event.position.offset).min();
         let after = oldest.map_or(self.head, Offset::before);
-        let scopes = if query.channels.len() > MAX_GAPS {
-            vec![Pattern::all()]
-        } else {
-            query.channels.clone()
-        };
         let gap = |scope| Gap {
             scope,
             cause: GapCause::NewEpoch,
@@ -72,7 +67,7 @@ impl Store {
         Start {
             after,
             tells: true,
-            gaps: scopes.into_iter().map(gap).collect(),
+            gaps: scopes(&query.channels).into_iter().map(gap).collect(),
         }
     }
 
@@ -171,20 +166,7 @@ impl Store {
                 .iter()
                 .filter_map(|pattern| forgotten(pattern).map(|upto| gap(pattern.clone(), upto))),
         );
-        if gaps.len() <= MAX_GAPS {
-            return gaps;
-        }
-        let scopes = if query.channels.len() > MAX_GAPS {
-            vec![Pattern::all()]
-        } else {
-            query.channels.clone()
-        };
-        let joined = scopes.into_iter().filter_map(|scope| {
-            let within = gaps.iter().filter(|gap| scope.covers(&gap.scope));
-            let upto = within.map(|gap| gap.next.offset).max()?;
-            Some(gap(scope, upto))
-        });
-        joined.collect()
+        told(gaps, &query.channels)
     }
 
     fn events_after(&self, query: &HistoryQuery, after: Offset) -> Cut {

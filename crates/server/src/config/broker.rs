@@ -84,6 +84,7 @@ impl Default for Memory {
             patience,
             key_window,
             max_keys,
+            ..
         } = MemoryConfig::default();
         let retained = RetainedConfig::default();
         Self {
@@ -131,6 +132,7 @@ impl Memory {
             patience: self.patience.0,
             key_window: self.key_window.0,
             max_keys: self.max_keys,
+            ..MemoryConfig::default()
         }
     }
 }
