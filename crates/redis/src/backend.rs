@@ -1,45 +1,27 @@
 //! The broker itself.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use fanfare_core::{
-    Broker, BrokerError, BrokerMetrics, Capabilities, Channel, Epoch, ErrorKind, Gap, GapCause,
-    History, HistoryQuery, Inlet, Interest, Live, LogId, LogMap, Offset, Pattern, Position,
-    Publication, Published, Since, Subscription, history::MAX_GAPS, interest::Hold,
+    Broker, BrokerError, BrokerMetrics, Capabilities, Channel, ErrorKind, Gap, GapCause, History,
+    HistoryQuery, Inlet, Interest, Live, LogId, LogMap, Offset, Pattern, Position, Publication,
+    Published, Since, Subscription, history::scopes, interest::Hold,
 };
 use parking_lot::Mutex;
 use redis::Script;
-use tokio::{
-    sync::Notify,
-    task::JoinHandle,
-    time::{timeout, timeout_at},
-};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    command::Commands,
     config::RedisConfig,
-    connection::Supervisor,
     envelope,
-    error::{BACKEND, Failure, error},
-    follow::Follow,
-    ingest::Reader,
-    probe::Probes,
+    error::{BACKEND, error},
+    ingest::RawArrivals,
+    links::{Links, fresh_epoch},
     routes::{Routes, Target},
 };
 
 /// The name of the one log.
 const LOG: &str = "raw";
-/// How long `close` waits for the supervisor.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A Redis that other programs and other nodes publish to, in raw mode.
 ///
@@ -53,18 +35,11 @@ struct Shared {
     config: RedisConfig,
     routes: Arc<Routes>,
     interest: Interest,
-    follow: Arc<Follow>,
-    reader: Arc<Reader>,
-    probes: Arc<Probes>,
-    commands: Commands,
+    arrivals: Arc<RawArrivals>,
+    links: Links,
     publish_once: Script,
-    metrics: BrokerMetrics,
     log: LogId,
     begin: Mutex<()>,
-    closed: AtomicBool,
-    kick: Arc<Notify>,
-    cancel: CancellationToken,
-    supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RedisBroker {
@@ -89,80 +64,30 @@ impl RedisBroker {
             offset: Offset::ZERO,
         };
         let interest = Interest::new(|_| {});
-        let follow = Follow::new(
-            config.linger,
-            config.max_lingering,
-            metrics.subscriptions.clone(),
-        );
-        let probes = Arc::new(Probes::new(routes.probe(start.epoch.0)));
-        let reader = Arc::new(Reader::new(
+        let arrivals = Arc::new(RawArrivals::new(
             routes.clone(),
             interest.clone(),
-            probes.clone(),
             metrics.clone(),
             config.max_data_bytes,
             start,
         ));
-        let supervisor = Supervisor {
-            client: client.clone(),
-            config: config.clone(),
-            follow: follow.clone(),
-            reader: reader.clone(),
-            probes: probes.clone(),
-            metrics: metrics.clone(),
-            kick: Arc::new(Notify::new()),
-            cancel: CancellationToken::new(),
-        };
-        let commands = Commands::new(client, &config);
-        let what = "connecting";
-        commands
-            .ready()
-            .await
-            .map_err(|failure| failure.into_error(what))?;
-        let session = supervisor
-            .connect()
-            .await
-            .map_err(|failure| failure.into_error(what))?;
-        metrics.up.set(1);
-        let (kick, cancel) = (supervisor.kick.clone(), supervisor.cancel.clone());
-        let supervisor = tokio::spawn(supervisor.run(session));
+        let links = Links::connect(client, &config, &metrics, arrivals.clone()).await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
                 routes,
                 interest,
-                follow,
-                reader,
-                probes,
-                commands,
+                arrivals,
+                links,
                 publish_once: Script::new(include_str!("script/publish_once.lua")),
-                metrics,
                 log,
                 begin: Mutex::new(()),
-                closed: AtomicBool::new(false),
-                kick,
-                cancel,
-                supervisor: Mutex::new(Some(supervisor)),
             }),
         })
     }
 }
 
-/// Another number in every process, so that a place in one is not taken for a place in another.
-fn fresh_epoch() -> Epoch {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let nanos = since.map_or(0, |since| since.as_nanos() as u64);
-    Epoch(fastrand::u64(..) ^ nanos)
-}
-
 impl Shared {
-    fn open(&self, what: &str) -> Result<(), BrokerError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Failure::Closed.into_error(what));
-        }
-        Ok(())
-    }
-
     /// Holds a pattern. Where nobody did, the log moves on, even if the bus is still subscribed to:
     /// what came in between went to nobody.
     fn hold(&self, pattern: &Pattern, inlet: &Inlet) -> Hold {
@@ -171,7 +96,7 @@ impl Shared {
         let is_new = !self.interest.follows_pattern(pattern);
         let hold = self.interest.add(pattern, inlet);
         if is_new {
-            self.reader.begin();
+            self.arrivals.begin();
         }
         hold
     }
@@ -220,21 +145,20 @@ impl Shared {
         }
     }
 
-    /// Answers whether the publication is a duplicate.
     async fn announce(
         &self,
         channel: &Channel,
         publication: Publication,
-    ) -> Result<bool, BrokerError> {
+    ) -> Result<Published, BrokerError> {
         let what = "publishing";
-        self.open(what)?;
+        self.links.open(what)?;
         let (name, message) = self.message(channel, &publication)?;
         let answer = match &publication.key {
             None => {
                 let mut publish = redis::cmd("PUBLISH");
                 publish.arg(name).arg(message);
-                let run = |mut link| async move { publish.query_async::<u64>(&mut link).await };
-                self.commands.run(run).await.map(|_| false)
+                let run = |mut link, _| async move { publish.query_async::<u64>(&mut link).await };
+                self.links.commands.run(run).await.map(|_| false)
             }
             Some(key) => {
                 let window = self.config.key_window.as_millis().max(1);
@@ -243,38 +167,19 @@ impl Shared {
                     .arg(u64::try_from(window).unwrap_or(u64::MAX))
                     .arg(name)
                     .arg(message);
-                let run = |mut link| async move { once.invoke_async::<u64>(&mut link).await };
-                self.commands.run(run).await.map(|published| published == 0)
+                let run = |mut link, _| async move { once.invoke_async::<u64>(&mut link).await };
+                self.links
+                    .commands
+                    .run(run)
+                    .await
+                    .map(|published| published == 0)
             }
         };
-        answer.map_err(|failure| failure.into_error(what))
-    }
-
-    async fn canary(&self) -> Result<(), Failure> {
-        if let Some(failure) = self.follow.down() {
-            return Err(failure);
-        }
-        if !self.follow.is_whole() {
-            return Err(Failure::Down("not everything is followed again".into()));
-        }
-        let mut canary = self.probes.canary();
-        let before = self.reader.pushes();
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(self.probes.name()).arg(canary.payload());
-        let send = |mut link| async move { publish.query_async::<u64>(&mut link).await };
-        self.commands.run(send).await?;
-        if timeout(self.config.probe_timeout, canary.returned())
-            .await
-            .is_ok()
-        {
-            return Ok(());
-        }
-        if self.reader.pushes() == before {
-            // The server takes publications and this link brings nothing: it only looks alive.
-            self.kick.notify_one();
-        }
-        let why = "a canary did not come back over the link for subscriptions in time";
-        Err(Failure::Unknown(why.into()))
+        let duplicate = answer.map_err(|failure| failure.into_error(what))?;
+        Ok(Published {
+            position: None,
+            duplicate,
+        })
     }
 }
 
@@ -285,27 +190,9 @@ impl Broker for RedisBroker {
         channel: &Channel,
         publication: Publication,
     ) -> Result<Published, BrokerError> {
-        let metrics = &self.shared.metrics;
-        let start = Instant::now();
-        let answer = self.shared.announce(channel, publication).await;
-        match &answer {
-            Ok(duplicate) => {
-                metrics
-                    .publish_seconds
-                    .observe(start.elapsed().as_secs_f64());
-                if *duplicate {
-                    &metrics.duplicates
-                } else {
-                    &metrics.published
-                }
-                .inc();
-            }
-            Err(_) => metrics.publish_errors.inc(),
-        }
-        Ok(Published {
-            position: None,
-            duplicate: answer?,
-        })
+        let shared = &self.shared;
+        let announced = shared.announce(channel, publication);
+        shared.links.counted(announced).await
     }
 
     async fn subscribe(
@@ -315,36 +202,22 @@ impl Broker for RedisBroker {
     ) -> Result<Subscription, BrokerError> {
         let what = "subscribing";
         let shared = &self.shared;
-        shared.open(what)?;
-        let until = tokio::time::Instant::now() + shared.config.command_timeout;
+        shared.links.open(what)?;
         // Before the bus is asked: the first message may stand right behind the confirmation.
         let hold = shared.hold(pattern, inlet);
-        let sources = shared.routes.sources(pattern).into_iter();
-        let (topics, confirmations): (Vec<_>, Vec<_>) =
-            sources.map(|source| shared.follow.hold(source)).unzip();
-        for confirmation in confirmations.into_iter().flatten() {
-            let answer = match timeout_at(until, confirmation).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(Failure::Closed),
-                Err(_) => match shared.follow.down() {
-                    None => Err(Failure::late()),
-                    Some(Failure::Unknown(why)) => Err(Failure::Down(why)),
-                    Some(failure) => Err(failure),
-                },
-            };
-            answer.map_err(|failure| failure.into_error(what))?;
-        }
+        let topics = shared.links.follow(shared.routes.sources(pattern)).await;
+        let topics = topics.map_err(|failure| failure.into_error(what))?;
         Ok(Subscription::new((topics, hold)))
     }
 
     /// Pub/sub keeps nothing: the answer is empty, or a gap up to the log's head.
     async fn history(&self, query: HistoryQuery) -> Result<History, BrokerError> {
-        self.shared.open("reading history")?;
+        self.shared.links.open("reading history")?;
         if query.log != self.shared.log {
             let message = format!("has no log {}; it has {LOG}", query.log);
             return Err(error(ErrorKind::Unsupported, message));
         }
-        let upto = self.shared.reader.head();
+        let upto = self.shared.arrivals.head();
         let mut items = Vec::new();
         if let Since::After(place) = query.since
             && place != upto
@@ -355,12 +228,7 @@ impl Broker for RedisBroker {
             } else {
                 GapCause::NewEpoch
             };
-            let scopes = if query.channels.len() > MAX_GAPS {
-                vec![Pattern::all()]
-            } else {
-                query.channels
-            };
-            items.extend(scopes.into_iter().map(|scope| {
+            items.extend(scopes(&query.channels).into_iter().map(|scope| {
                 Live::Gap(Gap {
                     scope,
                     cause,
@@ -378,32 +246,14 @@ impl Broker for RedisBroker {
 
     async fn probe(&self) -> Result<(), BrokerError> {
         let what = "probing";
-        let shared = &self.shared;
-        shared.open(what)?;
-        let start = Instant::now();
-        let answer = shared.canary().await;
-        match &answer {
-            Ok(()) => shared
-                .metrics
-                .probe_seconds
-                .observe(start.elapsed().as_secs_f64()),
-            Err(_) => shared.metrics.probe_failures.inc(),
-        }
+        self.shared.links.open(what)?;
+        let answer = self.shared.links.probe().await;
         answer.map_err(|failure| failure.into_error(what))
     }
 
     async fn close(&self) {
-        let shared = &self.shared;
-        shared.closed.store(true, Ordering::Release);
-        shared.cancel.cancel();
-        shared.follow.close();
-        shared.interest.close();
-        shared.commands.close().await;
-        let supervisor = shared.supervisor.lock().take();
-        if let Some(supervisor) = supervisor {
-            // It looks for the end wherever it waits; the bound is for a runtime that stands still.
-            let _ = timeout(CLOSE_PATIENCE, supervisor).await;
-        }
+        self.shared.interest.close();
+        self.shared.links.close().await;
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -421,8 +271,6 @@ impl Broker for RedisBroker {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.cancel.cancel();
-        self.follow.close();
         self.interest.close();
     }
 }
@@ -432,8 +280,8 @@ impl fmt::Debug for RedisBroker {
         f.debug_struct("RedisBroker")
             .field("config", &self.shared.config)
             .field("interest", &self.shared.interest)
-            .field("follow", &self.shared.follow)
-            .field("reader", &self.shared.reader)
+            .field("links", &self.shared.links)
+            .field("arrivals", &self.shared.arrivals)
             .finish_non_exhaustive()
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{config::RedisConfig, connection::Backoff, error::Failure};
+use crate::{config::RedisConfig, connection::Backoff, error::Failure, reader::Server};
 
 /// The link for commands.
 pub(crate) struct Commands {
@@ -39,6 +39,7 @@ struct Slot {
 #[derive(Clone)]
 struct Link {
     connection: MultiplexedConnection,
+    server: Server,
     alive: Arc<AtomicBool>,
 }
 
@@ -61,16 +62,18 @@ impl Commands {
         self.link().await.map(|_| ())
     }
 
-    /// Runs a command. Dropping the call's future leaves it unknown whether it was run.
+    /// Runs a command, which learns which server it runs on. Dropping the call's future leaves it
+    /// unknown whether it was run.
     pub(crate) async fn run<T, F>(
         &self,
-        command: impl FnOnce(MultiplexedConnection) -> F,
+        command: impl FnOnce(MultiplexedConnection, Server) -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = RedisResult<T>>,
     {
         let link = self.link().await?;
-        match timeout(self.command_timeout, command(link.connection.clone())).await {
+        let running = command(link.connection, link.server);
+        match timeout(self.command_timeout, running).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error.is_unrecoverable_error() {
@@ -130,8 +133,14 @@ impl Commands {
             }
             Ok::<_, std::convert::Infallible>(())
         };
-        let connection = connect(&self.client, watch, self.connect_timeout).await?;
-        Ok(Link { connection, alive })
+        let mut connection = connect(&self.client, watch, self.connect_timeout).await?;
+        let asked = timeout(self.command_timeout, identify(&mut connection)).await;
+        let server = asked.unwrap_or_else(|_| Err(Failure::late()))?;
+        Ok(Link {
+            connection,
+            server,
+            alive,
+        })
     }
 }
 
@@ -158,6 +167,26 @@ pub(crate) async fn connect(
             "the server did not answer the log-in in time".into(),
         )),
     }
+}
+
+/// Asks who is at the other end.
+pub(crate) async fn identify(link: &mut MultiplexedConnection) -> Result<Server, Failure> {
+    let answer: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(link).await;
+    let text = match answer {
+        Ok(text) => text,
+        Err(error) if error.is_unrecoverable_error() => return Err(Failure::of_answer(&error)),
+        // A user may be forbidden to ask. What depends on the answer does less then.
+        Err(_) => String::new(),
+    };
+    let field = |name: &str| -> Arc<str> {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_default().trim().into()
+    };
+    Ok(Server {
+        run: field("run_id"),
+        version: field("redis_version"),
+    })
 }
 
 impl fmt::Debug for Commands {

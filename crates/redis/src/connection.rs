@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fanfare_core::{BrokerMetrics, GapCause, Position, Source};
+use fanfare_core::{BrokerMetrics, LinkUp, Source};
 use redis::{Client, PushInfo, PushKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
@@ -18,8 +18,8 @@ use crate::{
     config::RedisConfig,
     error::{BACKEND, Failure},
     follow::{Follow, Topic},
-    ingest::Reader,
     probe::Probes,
+    reader::Reader,
 };
 
 /// The most names in one SUBSCRIBE or UNSUBSCRIBE.
@@ -35,6 +35,7 @@ pub(crate) struct Supervisor {
     pub(crate) reader: Arc<Reader>,
     pub(crate) probes: Arc<Probes>,
     pub(crate) metrics: BrokerMetrics,
+    pub(crate) up: LinkUp,
     /// Asked to make the link anew.
     pub(crate) kick: Arc<Notify>,
     pub(crate) cancel: CancellationToken,
@@ -101,6 +102,9 @@ impl Supervisor {
         let mut link = session.connection.clone();
         let answer = self.answer(link.subscribe(self.probes.name())).await?;
         answer.map_err(|error| Failure::of_answer(&error))?;
+        let asked = timeout(self.config.command_timeout, command::identify(&mut link)).await;
+        let server = asked.unwrap_or_else(|_| Err(Failure::late()))?;
+        self.reader.arrivals().linked(&server);
         self.follow.set_down(None);
         Ok(session)
     }
@@ -108,23 +112,24 @@ impl Supervisor {
     /// Keeps the link until it is cancelled.
     pub(crate) async fn run(self, first: Session) {
         let mut session = first;
-        // The last place before a loss that has not been told yet.
-        let mut lost_after = None;
+        // Whether there was a cut since everything was followed.
+        let mut was_cut = false;
         loop {
             let end = tokio::select! {
                 () = self.cancel.cancelled() => End::Cancelled,
                 () = session.lost.notified() => End::Lost(cut("the server closed the link")),
                 () = self.kick.notified() => End::Lost(cut("a probe did not come back")),
-                failure = self.serve(&session, &mut lost_after) => End::Lost(failure),
+                failure = self.serve(&session, &mut was_cut) => End::Lost(failure),
             };
-            self.metrics.up.set(0);
+            self.up.set(false);
             let End::Lost(failure) = end else { break };
             tracing::warn!(
                 backend = BACKEND,
                 ?failure,
                 "lost the link for subscriptions"
             );
-            lost_after.get_or_insert_with(|| self.reader.head());
+            was_cut = true;
+            self.reader.arrivals().cut();
             self.follow.cut(failure);
             drop(session);
             session = tokio::select! {
@@ -149,15 +154,15 @@ impl Supervisor {
     }
 
     /// Does what is to be done on a link, until that fails.
-    async fn serve(&self, session: &Session, lost_after: &mut Option<Position>) -> Failure {
+    async fn serve(&self, session: &Session, was_cut: &mut bool) -> Failure {
         let mut ping = interval(self.config.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if self.follow.is_whole() {
-                self.metrics.up.set(1);
-                if let Some(after) = lost_after.take() {
+                self.up.set(true);
+                if std::mem::take(was_cut) {
                     self.metrics.reconnects.inc();
-                    self.reader.lost_all(GapCause::Reconnected, Some(after));
+                    self.reader.arrivals().whole();
                     tracing::info!(backend = BACKEND, "the link for subscriptions is back");
                 }
             }
@@ -200,10 +205,10 @@ impl Supervisor {
             };
             match answer {
                 Ok(()) => {
-                    self.reader.begin();
+                    self.reader.arrivals().joined();
                     for topic in &batch {
                         if self.follow.confirmed(topic) {
-                            self.reader.lost_all(GapCause::Reconnected, None);
+                            self.reader.arrivals().rejoined();
                         }
                     }
                 }

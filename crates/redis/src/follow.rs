@@ -51,6 +51,8 @@ struct Table {
     /// Why there is no link.
     down: Option<Failure>,
     closed: bool,
+    /// How many of the topics the gauge, which several brokers share, counts.
+    counted: i64,
 }
 
 struct State {
@@ -171,9 +173,10 @@ impl Follow {
     }
 
     /// Tells whoever must know that the table is another.
-    fn changed(&self, table: &Table) {
-        self.gauge
-            .set(i64::try_from(table.topics.len()).unwrap_or(i64::MAX));
+    fn changed(&self, table: &mut Table) {
+        let count = i64::try_from(table.topics.len()).unwrap_or(i64::MAX);
+        self.gauge.add(count - table.counted);
+        table.counted = count;
         self.work.notify_one();
     }
 
@@ -368,6 +371,12 @@ impl Table {
 impl Drop for TopicHold {
     fn drop(&mut self) {
         self.follow.let_go(&self.topic);
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.gauge.sub(self.table.get_mut().counted);
     }
 }
 

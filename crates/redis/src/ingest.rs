@@ -1,14 +1,6 @@
-//! What arrives: the one reader, which makes events of messages and gives them their places.
+//! Raw arrivals: makes events of messages and gives them their places.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use fanfare_core::{
@@ -16,50 +8,37 @@ use fanfare_core::{
     Position, Tags, Undeliverable,
 };
 use parking_lot::Mutex;
-use redis::{PushInfo, PushKind, Value};
 
 use crate::{
+    complaint::Complaints,
     envelope::{self, Envelope},
-    error::BACKEND,
-    overlap::Overlap,
-    probe::Probes,
+    reader::Arrivals,
     routes::{Arrival, Routes},
 };
 
-/// How often at most a log line tells of undeliverable messages.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
-/// How much of a name a log line shows, in characters.
-const SHOWN_CHARS: usize = 100;
-
 /// Makes events of messages, in the order of their arrival.
 ///
-/// It runs inside the task that reads the socket and never waits: what it cannot hand on goes into
-/// a gap at the inlet. So nothing queues in between, and order needs no further care.
-pub(crate) struct Reader {
+/// What it cannot hand on goes into a gap at the inlet. So nothing queues between the socket and
+/// the inlets, and order needs no further care.
+pub(crate) struct RawArrivals {
     routes: Arc<Routes>,
     interest: Interest,
-    probes: Arc<Probes>,
     metrics: BrokerMetrics,
     max_data_bytes: usize,
     state: Mutex<State>,
-    pushes: AtomicU64,
+    complaints: Complaints,
 }
 
 struct State {
-    /// Which link is read. What a link before it still brings is not.
-    link: u64,
     head: Position,
-    overlap: Overlap,
-    complained: Option<Instant>,
-    /// Since the last log line.
-    unsaid: u64,
+    /// The last place before a cut that has not been told yet.
+    cut_after: Option<Position>,
 }
 
-impl Reader {
+impl RawArrivals {
     pub(crate) fn new(
         routes: Arc<Routes>,
         interest: Interest,
-        probes: Arc<Probes>,
         metrics: BrokerMetrics,
         max_data_bytes: usize,
         start: Position,
@@ -67,26 +46,14 @@ impl Reader {
         Self {
             routes,
             interest,
-            probes,
             metrics,
             max_data_bytes,
             state: Mutex::new(State {
-                link: 0,
                 head: start,
-                overlap: Overlap::default(),
-                complained: None,
-                unsaid: 0,
+                cut_after: None,
             }),
-            pushes: AtomicU64::new(0),
+            complaints: Complaints::default(),
         }
-    }
-
-    /// From here on another link is read. Answers its number.
-    pub(crate) fn next_link(&self) -> u64 {
-        let mut state = self.state.lock();
-        state.link += 1;
-        state.overlap.reset();
-        state.link
     }
 
     /// The newest place of the log.
@@ -94,75 +61,10 @@ impl Reader {
         self.state.lock().head.clone()
     }
 
-    /// How many messages of any kind have come: while this moves, the link is alive.
-    pub(crate) fn pushes(&self) -> u64 {
-        self.pushes.load(Ordering::Relaxed)
-    }
-
-    /// Tells everyone of a loss over all channels that began after a place, where it is known, and
-    /// ends here.
-    pub(crate) fn lost_all(&self, cause: GapCause, after: Option<Position>) {
-        let mut state = self.state.lock();
-        self.gap(&mut state, Pattern::all(), cause, after);
-    }
-
     /// Takes a place without an event: from here on the node follows something that it did not
     /// follow before, and a cursor from before must not pass for one from now.
     pub(crate) fn begin(&self) {
         self.state.lock().mint();
-    }
-
-    /// Takes a message of a link.
-    pub(crate) fn take(&self, link: u64, push: PushInfo) {
-        let mut state = self.state.lock();
-        if state.link != link {
-            return;
-        }
-        self.pushes.fetch_add(1, Ordering::Relaxed);
-        let mut data = push.data.into_iter();
-        let glob = match push.kind {
-            PushKind::Message => None,
-            PushKind::PMessage => match data.next() {
-                Some(Value::BulkString(glob)) => Some(glob),
-                _ => return,
-            },
-            // Our subscriptions are others from here on.
-            PushKind::Subscribe
-            | PushKind::PSubscribe
-            | PushKind::Unsubscribe
-            | PushKind::PUnsubscribe => return state.overlap.reset(),
-            _ => return,
-        };
-        let (Some(Value::BulkString(name)), Some(Value::BulkString(message))) =
-            (data.next(), data.next())
-        else {
-            return;
-        };
-        if !state.overlap.is_copy(&name, glob) {
-            self.arrived(&mut state, &name, message.into());
-        }
-    }
-
-    fn arrived(&self, state: &mut State, name: &[u8], message: Bytes) {
-        let (channel, own) = match self.routes.arrival(name) {
-            Arrival::Own(channel) => (channel, true),
-            Arrival::Raw(channel) => (channel, false),
-            Arrival::Probe(name) => return self.probes.back(name, &message),
-            Arrival::Other => return,
-        };
-        let channel = match channel {
-            Ok(channel) => channel,
-            Err(why) => return self.nameless(state, name, why),
-        };
-        if !self.interest.follows(&channel) {
-            // A glob selects more than the pattern it was made of.
-            return;
-        }
-        let now = SystemTime::now();
-        match self.open(message, own, now) {
-            Ok(envelope) => self.place(state, channel, envelope),
-            Err(reason) => self.undeliverable(state, name, channel, reason),
-        }
     }
 
     fn open(&self, message: Bytes, own: bool, now: SystemTime) -> Result<Envelope, Undeliverable> {
@@ -214,15 +116,15 @@ impl Reader {
         reason: Undeliverable,
     ) {
         self.metrics.undeliverable(reason);
-        state.complain(name, &format!("{reason:?}"));
+        self.complaints.of(name, &format!("{reason:?}"));
         let after = Some(state.head.clone());
         self.gap(state, channel.into(), GapCause::Undeliverable, after);
     }
 
     /// There is no channel to tell of the loss.
-    fn nameless(&self, state: &mut State, name: &[u8], why: InvalidChannel) {
+    fn nameless(&self, name: &[u8], why: InvalidChannel) {
         self.metrics.undeliverable(Undeliverable::BadChannel);
-        state.complain(name, &format!("the channel name {why}"));
+        self.complaints.of(name, &format!("the channel name {why}"));
     }
 
     fn gap(&self, state: &mut State, scope: Pattern, cause: GapCause, after: Option<Position>) {
@@ -242,28 +144,57 @@ impl State {
         self.head.offset.0 += 1;
         self.head.clone()
     }
+}
 
-    /// One log line in a while, however many there are: publishers must not fill the log.
-    fn complain(&mut self, name: &[u8], why: &str) {
-        self.unsaid += 1;
-        let now = Instant::now();
-        if self
-            .complained
-            .is_some_and(|last| now - last < COMPLAIN_EVERY)
-        {
+impl Arrivals for RawArrivals {
+    fn message(&self, name: &[u8], message: Bytes) {
+        let (channel, own) = match self.routes.arrival(name) {
+            Arrival::Own(channel) => (channel, true),
+            Arrival::Raw(channel) => (channel, false),
+            Arrival::Other => return,
+        };
+        let channel = match channel {
+            Ok(channel) => channel,
+            Err(why) => return self.nameless(name, why),
+        };
+        if !self.interest.follows(&channel) {
+            // A glob selects more than the pattern it was made of.
             return;
         }
-        let text: Cow<'_, str> = String::from_utf8_lossy(name);
-        let shown: String = text.chars().take(SHOWN_CHARS).collect();
-        let count = std::mem::take(&mut self.unsaid);
-        tracing::warn!(backend = BACKEND, name = ?shown, why, count, "undeliverable messages");
-        self.complained = Some(now);
+        let mut state = self.state.lock();
+        match self.open(message, own, SystemTime::now()) {
+            Ok(envelope) => self.place(&mut state, channel, envelope),
+            Err(reason) => self.undeliverable(&mut state, name, channel, reason),
+        }
+    }
+
+    fn joined(&self) {
+        self.begin();
+    }
+
+    fn cut(&self) {
+        let mut state = self.state.lock();
+        if state.cut_after.is_none() {
+            state.cut_after = Some(state.head.clone());
+        }
+    }
+
+    /// Pub/sub keeps nothing: what came meanwhile is lost to everyone.
+    fn whole(&self) {
+        let mut state = self.state.lock();
+        let after = state.cut_after.take();
+        self.gap(&mut state, Pattern::all(), GapCause::Reconnected, after);
+    }
+
+    fn rejoined(&self) {
+        let mut state = self.state.lock();
+        self.gap(&mut state, Pattern::all(), GapCause::Reconnected, None);
     }
 }
 
-impl fmt::Debug for Reader {
+impl fmt::Debug for RawArrivals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader")
+        f.debug_struct("RawArrivals")
             .field("head", &self.head())
             .finish_non_exhaustive()
     }

@@ -19,14 +19,17 @@
 
 mod backend;
 mod command;
+mod complaint;
 mod config;
 mod connection;
 mod envelope;
 mod error;
 mod follow;
 mod ingest;
+mod links;
 mod overlap;
 mod probe;
+mod reader;
 mod routes;
 
 pub use backend::RedisBroker;

@@ -10,6 +10,8 @@ use fanfare_core::{Channel, InvalidChannel, Mapping, Pattern, Source};
 pub(crate) struct Routes {
     /// `{prefix}:`, which nobody else's names begin with.
     own: String,
+    /// What the names of durable channels begin with.
+    durable: String,
     live: String,
     rules: Vec<Mapping>,
 }
@@ -27,13 +29,11 @@ pub(crate) enum Target<'r> {
 
 /// What an arriving name means.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) enum Arrival<'n> {
+pub(crate) enum Arrival {
     /// Our own channel, in an envelope.
     Own(Result<Channel, InvalidChannel>),
     /// A raw channel, as it is.
     Raw(Result<Channel, InvalidChannel>),
-    /// A canary.
-    Probe(&'n [u8]),
     /// Nothing of ours.
     Other,
 }
@@ -42,14 +42,10 @@ impl Routes {
     pub(crate) fn new(prefix: &str, rules: Vec<Mapping>) -> Self {
         Self {
             own: format!("{prefix}:"),
+            durable: format!("{{{prefix}:"),
             live: format!("{prefix}:live:"),
             rules,
         }
-    }
-
-    /// The name that this node's canaries come back on.
-    pub(crate) fn probe(&self, node: u64) -> String {
-        format!("{}probe:{node:016x}", self.own)
     }
 
     /// The key under which a publication's idempotency key is known.
@@ -105,16 +101,16 @@ impl Routes {
     }
 
     /// What a name means that a message arrived on.
-    pub(crate) fn arrival<'n>(&self, name: &'n [u8]) -> Arrival<'n> {
+    pub(crate) fn arrival(&self, name: &[u8]) -> Arrival {
         if let Some(rest) = name.strip_prefix(self.own.as_bytes()) {
-            return match (rest.strip_prefix(b"live:"), rest.strip_prefix(b"probe:")) {
-                (Some(channel), _) => {
-                    Arrival::Own(Channel::parse(&String::from_utf8_lossy(channel)))
-                }
-                (None, Some(_)) => Arrival::Probe(name),
+            return match rest.strip_prefix(b"live:") {
+                Some(channel) => Arrival::Own(Channel::parse(&String::from_utf8_lossy(channel))),
                 // What others write under our prefix, a rule does not take either.
-                (None, None) => Arrival::Other,
+                None => Arrival::Other,
             };
+        }
+        if name.starts_with(self.durable.as_bytes()) {
+            return Arrival::Other;
         }
         // What is not UTF-8 gets a character that no channel name keeps it from having; such a
         // name is nobody's, and must not become one.
@@ -198,7 +194,8 @@ mod tests {
             routes.arrival(b"ff:live:a b"),
             Arrival::Own(Err(_))
         ));
-        assert_eq!(routes.arrival(b"ff:probe:1"), Arrival::Probe(b"ff:probe:1"));
+        assert_eq!(routes.arrival(b"ff:probe:1"), Arrival::Other);
+        assert_eq!(routes.arrival(b"{ff:p0}:live:a"), Arrival::Other);
         assert_eq!(routes.arrival(b"ff:key:1"), Arrival::Other);
         assert_eq!(routes.arrival(b"a:b"), Arrival::Raw(Ok(channel("a.b"))));
         assert!(matches!(routes.arrival(b"a:\xff"), Arrival::Raw(Err(_))));
