@@ -11,9 +11,10 @@ use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Capabilities, Channel, ErrorKind, History, HistoryQuery,
     Inlet, LogId, LogMap, Pattern, Publication, Published, Since, Subscription,
 };
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::NatsConfig,
@@ -34,8 +35,7 @@ pub struct NatsBroker {
     link: Arc<Link>,
     log: LogId,
     max_data_bytes: usize,
-    task: Mutex<Option<JoinHandle<()>>>,
-    _stop: DropGuard,
+    reader: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl NatsBroker {
@@ -50,17 +50,17 @@ impl NatsBroker {
     pub async fn connect(config: NatsConfig, metrics: BrokerMetrics) -> Result<Self, BrokerError> {
         let log = LogId::parse(LOG).map_err(|why| error(ErrorKind::Rejected, why.to_string()))?;
         let bound = config.max_data_bytes;
-        let (link, dialled) = Link::connect(config, metrics, log.clone()).await?;
-        let max_data_bytes = link.max_payload().saturating_sub(HEADER_ROOM).min(bound);
-        let stop = link.stop.clone().drop_guard();
-        let task = tokio::spawn(link.clone().run(dialled));
-        link.attached().await;
+        let stop = CancellationToken::new();
+        let unless_cancelled = stop.clone().drop_guard();
+        let (link, arrivals) = Link::connect(config, metrics, log.clone(), stop).await?;
+        let reader = tokio::spawn(link.clone().read(arrivals));
+        link.attached().await?;
+        unless_cancelled.disarm();
         Ok(Self {
+            max_data_bytes: link.max_payload().saturating_sub(HEADER_ROOM).min(bound),
             link,
             log,
-            max_data_bytes,
-            task: Mutex::new(Some(task)),
-            _stop: stop,
+            reader: Mutex::new(Some(reader)),
         })
     }
 
@@ -86,40 +86,33 @@ impl NatsBroker {
         let target = self.link.subjects.publish(channel);
         let headers = envelope::encode(publication, &target, SystemTime::now());
         let data = publication.data.bytes();
-        let whole = headers.len() + data.len();
+        let beside = envelope::size(&headers);
+        let whole = beside + data.len();
         if data.len() > self.max_data_bytes || whole > self.link.max_payload() {
             let message = format!(
                 "{} bytes of data and {} of headers; at most {} of data and {} together are taken",
                 data.len(),
-                headers.len(),
+                beside,
                 self.max_data_bytes,
                 self.link.max_payload()
             );
             return Err(error(ErrorKind::TooLarge, message));
         }
-        self.send("publish", &target.subject, &headers, data).await
-    }
-
-    async fn send(
-        &self,
-        what: &str,
-        subject: &str,
-        headers: &str,
-        payload: &[u8],
-    ) -> Result<(), BrokerError> {
         let patience = self.link.config.command_timeout;
         let mut sent = false;
-        let publish = self.link.publish(subject, headers, payload, &mut sent);
+        let publish = self
+            .link
+            .publish(target.subject, headers, data.clone(), &mut sent);
         match tokio::time::timeout(patience, publish).await {
-            Ok(result) => result.map_err(|failure| failure.of(what)),
+            Ok(result) => result.map_err(|failure| failure.of("publish")),
             // The two are told apart: after the second, the publication is surely not stored.
             Err(_) if sent => Err(error(
                 ErrorKind::Timeout,
-                format!("{what}: no confirmation within {patience:?}"),
+                format!("publish: no confirmation within {patience:?}"),
             )),
             Err(_) => Err(error(
                 ErrorKind::Unavailable,
-                format!("{what}: no room among the commands that wait, for {patience:?}"),
+                format!("publish: no room among the commands that wait, for {patience:?}"),
             )),
         }
     }
@@ -127,22 +120,13 @@ impl NatsBroker {
     async fn prove(&self) -> Result<(), BrokerError> {
         self.open("probe")?;
         let patience = self.link.config.probe_timeout;
-        let probe = &self.link.probe;
-        let mut canary = probe.canary();
-        let number = canary.number.to_string();
-        let way = async {
-            self.send("probe", &probe.subject, "", number.as_bytes())
-                .await?;
-            canary.back().await;
-            Ok(())
-        };
-        match tokio::time::timeout(patience, way).await {
-            Ok(result) => result,
+        match tokio::time::timeout(patience, self.link.canary()).await {
+            Ok(result) => result.map_err(|failure| failure.of("probe")),
             Err(_) => Err(error(
                 ErrorKind::Timeout,
                 format!(
                     "probe: the canary on `{}` is not back after {patience:?}",
-                    probe.subject
+                    self.link.probe.subject
                 ),
             )),
         }
@@ -183,8 +167,11 @@ impl Broker for NatsBroker {
         let patience = self.link.config.command_timeout;
         // Held first, so that nothing is missed and a dropped call lets go.
         let hold = self.link.intake.interest.add(pattern, inlet);
-        match tokio::time::timeout(patience, self.link.follow(pattern)).await {
-            Ok(Ok(())) => Ok(Subscription::new(hold)),
+        let subjects = self.link.subjects.follow(pattern);
+        let shares: Vec<_> = subjects.iter().map(|s| self.link.table.hold(s)).collect();
+        let opened = try_join_all(shares.iter().map(|share| self.link.open(&share.topic)));
+        match tokio::time::timeout(patience, opened).await {
+            Ok(Ok(_)) => Ok(Subscription::new((hold, shares))),
             Ok(Err(failure)) => Err(failure.of("subscribe")),
             Err(_) if self.link.is_live() => Err(error(
                 ErrorKind::Timeout,
@@ -233,13 +220,12 @@ impl Broker for NatsBroker {
     }
 
     async fn close(&self) {
-        self.link.stop.cancel();
-        let task = self.task.lock().take();
-        if let Some(task) = task {
+        self.link.close();
+        let reader = self.reader.lock().take();
+        if let Some(reader) = reader {
             // It ends at its next turn; a panic in it ended it already.
-            let _ = task.await;
+            let _ = reader.await;
         }
-        self.link.intake.interest.close();
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -252,6 +238,12 @@ impl Broker for NatsBroker {
             idempotency: false,
             max_data_bytes: Some(self.max_data_bytes),
         }
+    }
+}
+
+impl Drop for NatsBroker {
+    fn drop(&mut self) {
+        self.link.close();
     }
 }
 

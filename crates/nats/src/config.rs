@@ -30,11 +30,10 @@ pub struct NatsConfig {
     pub name: String,
     /// The longest time to reach one server, TLS and log-in included.
     pub connect_timeout: Duration,
-    /// The longest time for the server to confirm a publish or a subscribe. Also how long it may
-    /// leave a ping unanswered before the link is given up.
+    /// The longest time for the server to confirm a publish or a subscribe.
     pub command_timeout: Duration,
-    /// How often the server is pinged. A server that stands still is noticed after at most this,
-    /// `command_timeout` and half a second together.
+    /// How often a server that says nothing is pinged, at least. One that stands still is noticed
+    /// after one and a half of it.
     pub ping_interval: Duration,
     /// The longest time for a probe.
     pub probe_timeout: Duration,
@@ -46,8 +45,12 @@ pub struct NatsConfig {
     pub linger: Duration,
     /// The largest data of a message that is taken, in bytes; larger ones become a gap.
     pub max_data_bytes: usize,
-    /// About the most bytes of commands that wait to be sent; then publishers wait.
+    /// About the most bytes of publications that wait for the server's confirmation; then
+    /// publishers wait.
     pub outbound_bytes: usize,
+    /// The most messages of one subscription that wait to be taken up; what does not fit becomes a
+    /// gap. Positive.
+    pub queue_messages: usize,
 }
 
 /// What to take from subjects that others write.
@@ -99,14 +102,14 @@ pub struct Credentials {
     pub password: Option<String>,
     /// A token.
     pub token: Option<String>,
-    /// A file with an nkey seed (`SU…`). Read at each connect.
+    /// A file with an nkey seed (`SU…`). Read once, at the start.
     pub nkey_seed_file: Option<PathBuf>,
-    /// A credentials file of `nsc`: a user JWT and its seed. Read at each connect.
+    /// A credentials file of `nsc`: a user JWT and its seed. Read once, at the start.
     pub credentials_file: Option<PathBuf>,
 }
 
 /// TLS towards the server. It is also used, without being `required`, where the server asks for it
-/// or the URL begins with `tls://`.
+/// or the URL begins with `tls://`. Files are read at each connect.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// Whether a server without TLS is refused.
@@ -138,6 +141,7 @@ impl Default for NatsConfig {
             linger: Duration::from_secs(1),
             max_data_bytes: 8 << 20,
             outbound_bytes: 16 << 20,
+            queue_messages: 65_536,
         }
     }
 }
@@ -156,7 +160,7 @@ impl Default for Ingest {
     }
 }
 
-fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
+pub(crate) fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
     error(ErrorKind::Rejected, format!("broker.nats.{setting} {why}"))
 }
 
@@ -210,6 +214,9 @@ impl NatsConfig {
         ];
         if let Some((setting, _)) = bounds.iter().find(|(_, value)| value.is_zero()) {
             return Err(bad(setting, "is zero; it must be positive"));
+        }
+        if self.queue_messages == 0 {
+            return Err(bad("queue_messages", "is zero; it must be positive"));
         }
         if self.linger < Duration::from_millis(100) {
             return Err(bad("linger", "is shorter than 100ms"));

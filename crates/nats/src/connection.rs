@@ -1,483 +1,330 @@
-//! The link to the server, made anew whenever it breaks.
+//! The link to the server: the client, what it tells of the connection, and who waits for it.
 
 use std::{
-    io,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    time::Duration,
 };
 
-use async_nats::ServerAddr;
-use bytes::BytesMut;
-use fanfare_core::{BrokerError, BrokerMetrics, GapCause, Interest, LogId, Pattern};
+use async_nats::{Client, Event, connection};
+use fanfare_core::{BrokerError, BrokerMetrics, ErrorKind, GapCause, Interest, LogId};
+use futures_util::future::ready;
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
-    sync::{Notify, watch},
+    runtime::{Builder, Handle},
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::NatsConfig,
-    dial::{DialError, Dialled, Stream, dial},
-    error::Failure,
-    follow::{self, Proof},
-    intake::Intake,
+    error::{Failure, error},
+    follow::{Table, Tap},
+    intake::{Intake, Loss},
+    login,
     probe::Probe,
-    state::{Phase, State},
     subjects::Subjects,
-    wire::{Info, NotNats, Op, Parser},
 };
 
-/// How much is read at once.
-const READ_BYTES: usize = 64 << 10;
-/// How often bounds in time are looked at.
-const TICK: Duration = Duration::from_millis(250);
-/// The first wait of a reconnect; each further one is twice as long, up to the configured bound.
-const FIRST_DELAY: Duration = Duration::from_millis(50);
+/// The most commands that may be unproved. The client tells of a refusal through a queue of 128
+/// that drops what does not fit: this keeps it from filling.
+pub(crate) const UNPROVED: usize = 100;
+/// How many subscriptions wait for the reader to take them up.
+const TAPS: usize = 256;
+/// How many losses wait to be told.
+const LOSSES: usize = 2;
 /// Within which time a server that is about to stop is left; nodes spread over it.
 const LAME_DUCK_WINDOW: Duration = Duration::from_secs(2);
-/// The most headers that a message may have beside its data.
-const HEADER_BYTES: usize = 64 << 10;
 
 /// The link to the server.
 ///
-/// One task owns the socket. Callers add commands to [`State`] and wait for their proof.
+/// One task reads what arrives ([`read`](Self::read)), one sends canaries
+/// ([`prove`](Self::prove)); the connection itself is the client's, on a thread of its own.
 pub(crate) struct Link {
     pub(crate) config: NatsConfig,
     pub(crate) subjects: Arc<Subjects>,
     pub(crate) intake: Intake,
     pub(crate) probe: Probe,
+    pub(crate) table: Arc<Table>,
     pub(crate) metrics: BrokerMetrics,
     pub(crate) stop: CancellationToken,
-    urls: Vec<ServerAddr>,
-    /// The configured servers and those that the cluster told of.
-    pool: Mutex<Vec<ServerAddr>>,
-    group: String,
-    max_payload: AtomicUsize,
-    state: Mutex<State>,
-    phase: watch::Sender<Phase>,
-    /// There is something to send.
-    wake: Notify,
-    /// Something was sent.
-    room: Notify,
+    pub(crate) client: Client,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) recovery: Mutex<Recovery>,
+    /// Counted in bytes.
+    pub(crate) room: Semaphore,
+    pub(crate) room_size: u32,
+    pub(crate) taps: mpsc::Sender<Tap>,
+    losses: mpsc::Sender<Loss>,
 }
 
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-enum Cut {
-    #[error("the server closed it")]
+/// Whether there is a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Down,
+    Live,
     Closed,
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    NotNats(#[from] NotNats),
-    #[error("no answer for {0:?}")]
-    Silence(Duration),
-    #[error("the server is about to stop")]
-    LameDuck,
-    #[error("{0}")]
-    Refused(String),
-    #[error("the broker was closed")]
-    Stopped,
 }
 
-/// What one connection knows.
-struct Session {
-    server: ServerAddr,
-    read: ReadHalf<Box<dyn Stream>>,
-    heard: Instant,
-    pinged: Instant,
-    /// The proof that everything followed is subscribed to; `None` once it is there.
-    restoring: Option<Proof>,
-    leave: Option<Instant>,
-    refused: Option<String>,
-    /// Whether the server was silent for too long when last looked at.
-    suspect: bool,
+/// Between a connection and its proof.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// How many connections there were.
+    connection: u64,
+    /// Whether the newest one is still to be proved.
+    pub(crate) unproved: bool,
+    /// What was lost with the one before.
+    loss: Option<Loss>,
+    /// The last one that was left for another server.
+    left: u64,
+}
+
+/// What the reader takes up.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    pub(crate) taps: mpsc::Receiver<Tap>,
+    pub(crate) losses: mpsc::Receiver<Loss>,
+}
+
+/// A thread for the client, until `stop`. Then all that the client does ends, whatever it waits for.
+///
+/// The client tells of a refusal in one task and of a canary in another. On one thread tasks run in
+/// the order in which they were woken, so in the order in which the server spoke. On the threads of
+/// the callers' runtime, one refusal in five was told after the canary that came behind it.
+fn home(stop: CancellationToken) -> std::io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name("fanfare-nats".into())
+        .spawn(move || runtime.block_on(stop.cancelled()))?;
+    Ok(handle)
 }
 
 impl Link {
-    /// Reaches a server and answers the link with it; the caller spawns [`run`](Self::run).
+    /// Reaches a server. The caller spawns [`read`](Self::read), and cancels `stop` in the end.
     pub(crate) async fn connect(
         config: NatsConfig,
         metrics: BrokerMetrics,
         log: LogId,
-    ) -> Result<(Arc<Self>, Dialled), BrokerError> {
-        let urls = config.servers()?;
+        stop: CancellationToken,
+    ) -> Result<(Arc<Self>, Arrivals), BrokerError> {
+        let servers = config.servers()?;
         let subjects = Arc::new(config.subjects()?);
-        let dialled = first(&config, &urls).await?;
-        let node = format!("{:016x}", fastrand::u64(..));
-        let group = format!("{}-{node}", config.prefix);
-        let link = Arc::new_cyclic(|link: &Weak<Self>| {
-            let link = link.clone();
-            let interest = Interest::new(move |pattern| {
-                if let Some(link) = link.upgrade() {
-                    link.idle(pattern);
-                }
-            });
-            Self {
-                intake: Intake::new(log, interest, subjects.clone(), metrics.clone()),
-                probe: Probe::new(subjects.probe(&node)),
-                subjects,
-                metrics,
-                stop: CancellationToken::new(),
-                pool: Mutex::new(urls.clone()),
-                urls,
-                max_payload: AtomicUsize::new(dialled.info.max_payload),
-                state: Mutex::new(State::new(group.clone())),
-                group,
-                phase: watch::Sender::new(Phase::Down),
-                wake: Notify::new(),
-                room: Notify::new(),
-                config,
-            }
+        let home = home(stop.clone())
+            .map_err(|why| error(ErrorKind::Unavailable, format!("connect: no thread: {why}")))?;
+        let listener: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let (told, settings) = (listener.clone(), config.clone());
+        let connecting = home.spawn(async move {
+            login::connect(&settings, &servers, |options| {
+                options.event_callback(move |event| {
+                    if let Some(link) = told.get().and_then(Weak::upgrade) {
+                        link.event(event);
+                    }
+                    ready(())
+                })
+            })
+            .await
         });
-        Ok((link, dialled))
+        let closed = || Failure::Closed.of("connect");
+        let client = connecting.await.map_err(|_| closed())??;
+        let probe = Probe::new(subjects.probe(&format!("{:016x}", fastrand::u64(..))));
+        let canaries = client.subscribe(probe.subject.clone()).await;
+        let canaries = canaries.map_err(|_| closed())?;
+        let (taps, new_taps) = mpsc::channel(TAPS);
+        let (losses, new_losses) = mpsc::channel(LOSSES);
+        let interest = Interest::new(|_| {});
+        let room_size = config
+            .outbound_bytes
+            .clamp(UNPROVED, Semaphore::MAX_PERMITS);
+        let room_size = u32::try_from(room_size).unwrap_or(u32::MAX);
+        let link = Arc::new(Self {
+            intake: Intake::new(
+                log,
+                interest,
+                subjects.clone(),
+                config.max_data_bytes,
+                metrics.clone(),
+            ),
+            table: Arc::new(Table::new(config.linger)),
+            recovery: Mutex::new(Recovery {
+                connection: connections(&client),
+                unproved: true,
+                loss: None,
+                left: 0,
+            }),
+            phase: watch::Sender::new(Phase::Down),
+            room: Semaphore::new(room_size as usize),
+            config,
+            subjects,
+            probe,
+            metrics,
+            stop,
+            client,
+            room_size,
+            taps,
+            losses,
+        });
+        // What the client told until now was of the connection that is there.
+        let _ = listener.set(Arc::downgrade(&link));
+        home.spawn(link.clone().prove(canaries));
+        Ok((
+            link,
+            Arrivals {
+                taps: new_taps,
+                losses: new_losses,
+            },
+        ))
     }
 
     /// The largest message that the server takes, headers included.
     pub(crate) fn max_payload(&self) -> usize {
-        self.max_payload.load(Ordering::Relaxed)
-    }
-
-    /// Publishes, and waits until the server has taken it. The caller bounds the time.
-    ///
-    /// `sent` is set as soon as the server may have it.
-    pub(crate) async fn publish(
-        &self,
-        subject: &str,
-        headers: &str,
-        payload: &[u8],
-        sent: &mut bool,
-    ) -> Result<(), Failure> {
-        let answer = loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            // Registered before the look, so that no wake-up falls between the two.
-            room.as_mut().enable();
-            {
-                let mut state = self.state.lock();
-                live(&state)?;
-                if state.pending() < self.config.outbound_bytes {
-                    break state.publish(subject, headers, payload);
-                }
-            }
-            room.await;
-        };
-        *sent = true;
-        self.wake.notify_one();
-        answer.await.unwrap_or(Err(Failure::Cut))
-    }
-
-    /// Waits until the server sends what `pattern` selects. The caller bounds the time, and holds
-    /// the pattern in the interest meanwhile.
-    pub(crate) async fn follow(&self, pattern: &Pattern) -> Result<(), Failure> {
-        let mut phase = self.phase.subscribe();
-        loop {
-            phase.mark_unchanged();
-            let asked = {
-                let mut state = self.state.lock();
-                match live(&state) {
-                    Ok(()) => Some(state.follow(pattern, &self.subjects)),
-                    Err(Failure::Down) => None,
-                    Err(closed) => return Err(closed),
-                }
-            };
-            match asked {
-                Some(None) => return Ok(()),
-                Some(Some(answer)) => {
-                    self.wake.notify_one();
-                    match answer.await.unwrap_or(Err(Failure::Cut)) {
-                        // A new connection subscribes by itself; its proof is waited for.
-                        Err(Failure::Down | Failure::Cut) => {}
-                        other => return other,
-                    }
-                }
-                None => {
-                    if phase.changed().await.is_err() {
-                        return Err(Failure::Closed);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits until the task has taken the first connection up.
-    pub(crate) async fn attached(&self) {
-        // The sender lives in `self`.
-        let _ = self
-            .phase
-            .subscribe()
-            .wait_for(|phase| *phase != Phase::Down)
-            .await;
+        self.client.max_payload()
     }
 
     pub(crate) fn is_live(&self) -> bool {
         *self.phase.borrow() == Phase::Live
     }
 
-    fn idle(&self, pattern: Pattern) {
-        let until = follow::after(self.config.linger);
-        self.state.lock().table.idle(pattern, until);
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == connection::State::Connected
     }
 
-    /// Keeps the link until it is stopped.
-    pub(crate) async fn run(self: Arc<Self>, first: Dialled) {
-        let mut next = Some(first);
-        let mut owed = None;
-        let mut left = None;
-        while let Some(dialled) = match next.take() {
-            Some(dialled) => Some(dialled),
-            None => self.redial(left.as_ref()).await,
-        } {
-            left = Some(dialled.server.clone());
-            let cut = self.serve(dialled, &mut owed).await;
-            self.metrics.up.set(0);
-            if matches!(cut, Cut::Stopped) {
-                break;
+    /// Takes what the client tells. It drops what it cannot tell at once: so this never waits.
+    fn event(self: &Arc<Self>, event: Event) {
+        match event {
+            Event::Disconnected => self.cut(),
+            Event::Connected => self.renewed(),
+            Event::SlowConsumer(_) => {
+                self.intake
+                    .warn("messages are lost: they come faster than they are taken");
+                // The one that is lost follows everything that waits to be read.
+                self.lose(GapCause::Lagged);
             }
-            let slow =
-                matches!(&cut, Cut::Refused(why) if why.eq_ignore_ascii_case("slow consumer"));
-            owed = Some(if slow {
-                GapCause::Lagged
-            } else {
-                owed.unwrap_or(GapCause::Reconnected)
-            });
-            self.enter(Phase::Down);
-            tracing::warn!(why = %cut, "the link to NATS is cut");
+            Event::LameDuckMode => self.leave(),
+            Event::ServerError(why) => self.refused(&why.to_string()),
+            Event::ClientError(why) => tracing::warn!(%why, "no link to NATS"),
+            Event::Draining | Event::Closed => {}
         }
+    }
+
+    fn cut(&self) {
+        let mut recovery = self.recovery.lock();
+        recovery.unproved = false;
+        let loss = || self.intake.loss(GapCause::Reconnected);
+        recovery.loss.get_or_insert_with(loss);
+        drop(recovery);
+        self.metrics.up.set(0);
+        self.enter(Phase::Down);
+        self.probe.cut();
+        tracing::warn!("the link to NATS is cut");
+    }
+
+    fn renewed(&self) {
+        let connection = self.connections();
+        if self.recovery.lock().connection == connection {
+            return;
+        }
+        // Where the client could not tell of the cut.
+        self.cut();
+        let mut recovery = self.recovery.lock();
+        recovery.connection = connection;
+        recovery.unproved = true;
+        drop(recovery);
+        self.probe.renewed.notify_one();
+        self.probe.asked.notify_one();
+    }
+
+    /// A canary is back that was sent on the `connection`-th connection. The client subscribed
+    /// to everything before it took the canary up, so all of it is there.
+    pub(crate) fn proved(&self, connection: u64) {
+        let mut recovery = self.recovery.lock();
+        if recovery.unproved && recovery.connection == connection {
+            recovery.unproved = false;
+            let loss = recovery.loss.take();
+            drop(recovery);
+            self.metrics.up.set(1);
+            self.enter(Phase::Live);
+            if let Some(loss) = loss {
+                self.metrics.reconnects.inc();
+                tracing::info!("the link to NATS is back");
+                let _ = self.losses.try_send(loss);
+            }
+        }
+        self.probe.back(self.connections());
+    }
+
+    fn refused(&self, why: &str) {
+        self.intake.warn(&format!("NATS refused: {why}"));
+        if self.probe.refused(why) {
+            return;
+        }
+        // Nobody waits for it: it was taken before, and is refused now.
+        let subject = why.split('"').nth(1);
+        if let Some(topic) = subject.and_then(|subject| self.table.find(subject))
+            && why.to_ascii_lowercase().contains("for subscription")
+        {
+            self.table.refuse(&topic, Failure::Refused(why.into()));
+            self.lose(GapCause::NotFollowed);
+        }
+    }
+
+    /// Tells a loss of now; where one waits to be told already, it covers this one.
+    fn lose(&self, cause: GapCause) {
+        // The last place is for the loss of a cut, which may have begun before all that wait.
+        if self.losses.capacity() > 1 {
+            let _ = self.losses.try_send(self.intake.loss(cause));
+        }
+    }
+
+    /// Goes elsewhere in a while, if there is another server.
+    fn leave(self: &Arc<Self>) {
+        let connection = self.connections();
+        if std::mem::replace(&mut self.recovery.lock().left, connection) == connection {
+            return;
+        }
+        let link = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LAME_DUCK_WINDOW.mul_f64(fastrand::f64())).await;
+            let pool = timeout(link.config.command_timeout, link.client.server_pool()).await;
+            let elsewhere = matches!(pool, Ok(Ok(pool)) if pool.len() > 1);
+            if elsewhere && link.connections() == connection {
+                tracing::info!("leaving a server that is about to stop");
+                link.reconnect().await;
+            }
+        });
+    }
+
+    pub(crate) async fn reconnect(&self) {
+        // Where the client's queue is full, its pings will find out.
+        let _ = timeout(self.config.command_timeout, self.client.force_reconnect()).await;
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let change = *now != Phase::Closed && *now != phase;
+            if change {
+                *now = phase;
+            }
+            change
+        });
+    }
+
+    /// Ends the link for all who wait, and the connection with it.
+    pub(crate) fn close(&self) {
+        self.stop.cancel();
         self.enter(Phase::Closed);
+        self.room.close();
+        self.probe.close();
+        self.metrics.up.set(0);
         self.intake.interest.close();
     }
 
-    /// Ends a connection for all who wait.
-    fn enter(&self, phase: Phase) {
-        self.state.lock().detach(phase);
-        self.phase.send_replace(phase);
-        self.room.notify_waiters();
-    }
-
-    /// Tries servers until one takes us; `None` once stopped.
-    async fn redial(&self, left: Option<&ServerAddr>) -> Option<Dialled> {
-        let mut delay = FIRST_DELAY;
-        loop {
-            let mut servers = self.pool.lock().clone();
-            fastrand::shuffle(&mut servers);
-            // The one that was lost comes last.
-            servers.sort_by_key(|server| Some(server) == left);
-            for server in servers {
-                let wait = delay.mul_f64(0.5 + fastrand::f64() / 2.0);
-                tokio::select! {
-                    () = self.stop.cancelled() => return None,
-                    () = tokio::time::sleep(wait) => {}
-                }
-                let place = format!("{}:{}", server.host(), server.port());
-                let attempt = dial(&self.config, &self.urls, server);
-                let result = tokio::select! {
-                    () = self.stop.cancelled() => return None,
-                    result = attempt => result,
-                };
-                match result {
-                    Ok(dialled) => return Some(dialled),
-                    Err(DialError::Io(why)) => tracing::debug!(%place, %why, "no link to NATS"),
-                    Err(why) => tracing::warn!(%place, %why, "no link to NATS"),
-                }
-            }
-            delay = (delay * 2).min(self.config.reconnect_delay);
-        }
-    }
-
-    /// Reads and writes one connection until it ends. This is the only task that mints offsets.
-    async fn serve(&self, dialled: Dialled, owed: &mut Option<GapCause>) -> Cut {
-        let now = Instant::now();
-        let (read, mut write) = tokio::io::split(dialled.stream);
-        self.learn(&dialled.info);
-        let mut session = Session {
-            server: dialled.server,
-            read,
-            heard: now,
-            pinged: now,
-            restoring: Some(self.state.lock().attach(&self.probe.subject, &self.group)),
-            leave: None,
-            refused: None,
-            suspect: false,
-        };
-        self.phase.send_replace(Phase::Live);
-        let mut parser = Parser::new(self.config.max_data_bytes.saturating_add(HEADER_BYTES));
-        let mut input = dialled.read;
-        let mut output = BytesMut::new();
-        let mut flush = false;
-        let mut due = true;
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            if output.is_empty() && !flush {
-                self.state.lock().take(&mut output, due, Instant::now());
-                due = false;
-                self.room.notify_waiters();
-            }
-            if input.capacity() - input.len() < READ_BYTES / 8 {
-                input.reserve(READ_BYTES);
-            }
-            let idle = output.is_empty() && !flush;
-            let step = tokio::select! {
-                read = session.read.read_buf(&mut input) => match read {
-                    Ok(0) => Err(Cut::Closed),
-                    Ok(_) => self.take_in(&mut session, &mut parser, &mut input, owed),
-                    Err(why) => Err(why.into()),
-                },
-                wrote = send(&mut write, &mut output), if !idle => {
-                    // The turn that wrote the last bytes is followed by one that flushes.
-                    flush = matches!(wrote, Ok(true));
-                    wrote.map(drop).map_err(Cut::from)
-                }
-                () = self.wake.notified(), if idle => Ok(()),
-                _ = tick.tick() => self.look(&mut session, &mut due),
-                () = self.stop.cancelled() => Err(Cut::Stopped),
-            };
-            if let Err(cut) = step {
-                // What the server said last is the better reason.
-                return match (session.refused, cut) {
-                    (_, Cut::Stopped) => Cut::Stopped,
-                    (Some(why), _) => Cut::Refused(why),
-                    (None, cut) => cut,
-                };
-            }
-        }
-    }
-
-    /// Looks at bounds in time.
-    fn look(&self, session: &mut Session, due: &mut bool) -> Result<(), Cut> {
-        let now = Instant::now();
-        let patience = self.config.command_timeout;
-        let mut state = self.state.lock();
-        if now.saturating_duration_since(session.pinged) >= self.config.ping_interval {
-            session.pinged = now;
-            *due = true;
-        }
-        let silent = |since: Instant| now.saturating_duration_since(since) > patience;
-        let suspect = state.unanswered_since().is_some_and(silent) && silent(session.heard);
-        // Where this process stood still, the answer may be here and unread: it gets one more turn.
-        if std::mem::replace(&mut session.suspect, suspect) && suspect {
-            return Err(Cut::Silence(now.saturating_duration_since(session.heard)));
-        }
-        state.sweep(now, |pattern| self.intake.interest.follows_pattern(pattern));
-        let followed = i64::try_from(state.table.len()).unwrap_or(i64::MAX);
-        self.metrics.subscriptions.set(followed);
-        drop(state);
-        self.intake.settle(now);
-        match session.leave {
-            Some(at) if at <= now => Err(Cut::LameDuck),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes everything in that is here.
-    fn take_in(
-        &self,
-        session: &mut Session,
-        parser: &mut Parser,
-        input: &mut BytesMut,
-        owed: &mut Option<GapCause>,
-    ) -> Result<(), Cut> {
-        session.heard = Instant::now();
-        while let Some(op) = parser.next(input)? {
-            match op {
-                Op::Message(message) if message.subject == self.probe.subject.as_bytes() => {
-                    self.probe.arrived(&message.payload);
-                }
-                Op::Message(message) if message.payload.len() > self.config.max_data_bytes => {
-                    self.intake.too_large(&message.subject);
-                }
-                Op::Message(message) => self.intake.message(message),
-                Op::TooLarge { subject, bytes } => {
-                    tracing::debug!(bytes, "a message over the bound");
-                    self.intake.too_large(&subject);
-                }
-                Op::Ping => self.state.lock().pong(),
-                Op::Pong => {
-                    let proof = self.state.lock().proved();
-                    if proof.is_some() && session.restoring.is_some_and(|next| proof >= Some(next))
-                    {
-                        session.restoring = None;
-                        self.restored(owed.take());
-                    }
-                }
-                Op::Info(info) => {
-                    self.learn(&info);
-                    let elsewhere = self.pool.lock().iter().any(|s| *s != session.server);
-                    if info.lame_duck && elsewhere && session.leave.is_none() {
-                        let wait = LAME_DUCK_WINDOW.mul_f64(fastrand::f64());
-                        session.leave = Some(session.heard + wait);
-                    }
-                }
-                Op::Err(why) => {
-                    if !self.state.lock().refused(&why) {
-                        session.refused = Some(why.clone());
-                    }
-                    tracing::warn!(%why, "NATS refused");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Everything that is followed is subscribed to again: what was missed ends here.
-    fn restored(&self, owed: Option<GapCause>) {
-        self.metrics.up.set(1);
-        if let Some(cause) = owed {
-            self.metrics.reconnects.inc();
-            self.intake.gap(cause, Pattern::all());
-            tracing::info!("the link to NATS is back");
-        }
-    }
-
-    fn learn(&self, info: &Info) {
-        if info.max_payload > 0 {
-            self.max_payload.store(info.max_payload, Ordering::Relaxed);
-        }
-        let told = info.connect_urls.iter().filter_map(|url| url.parse().ok());
-        let mut pool = self.urls.clone();
-        for server in told {
-            if !pool.contains(&server) {
-                pool.push(server);
-            }
-        }
-        *self.pool.lock() = pool;
+    /// How many connections there were: the client's own count, which misses none.
+    pub(crate) fn connections(&self) -> u64 {
+        connections(&self.client)
     }
 }
 
-/// Writes some of `output`, or flushes where nothing is left; answers whether it wrote.
-/// Cancel safe: a dropped call wrote nothing.
-async fn send(write: &mut WriteHalf<Box<dyn Stream>>, output: &mut BytesMut) -> io::Result<bool> {
-    if output.is_empty() {
-        write.flush().await?;
-        return Ok(false);
-    }
-    if write.write_buf(output).await? == 0 {
-        return Err(io::ErrorKind::WriteZero.into());
-    }
-    Ok(true)
-}
-
-fn live(state: &State) -> Result<(), Failure> {
-    match state.phase {
-        Phase::Live => Ok(()),
-        Phase::Down => Err(Failure::Down),
-        Phase::Closed => Err(Failure::Closed),
-    }
-}
-
-/// Tries each configured server once.
-async fn first(config: &NatsConfig, urls: &[ServerAddr]) -> Result<Dialled, BrokerError> {
-    let mut last = None;
-    for server in urls {
-        match dial(config, urls, server.clone()).await {
-            Ok(dialled) => return Ok(dialled),
-            Err(why) => last = Some(why.into_broker_error(server)),
-        }
-    }
-    Err(last.unwrap_or_else(|| Failure::Down.of("connect")))
+fn connections(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
 }

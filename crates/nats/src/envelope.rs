@@ -4,14 +4,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use fanfare_core::{EventType, Publication, Tags, Undeliverable};
 
 use crate::subjects::Target;
 
-const VERSION: &str = "NATS/1.0";
 /// When it was published, in milliseconds since 1970.
 const AT: &str = "Fanfare-At";
-const TAG: &str = "Fanfare-Tag-";
+/// `name=value`, once per tag: one name, because the client keeps no order between names.
+const TAG: &str = "Fanfare-Tag";
 
 /// What the headers of a message say.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,50 +22,57 @@ pub(crate) struct Envelope {
     pub(crate) published_at: Option<SystemTime>,
 }
 
-/// The header block of a publication; empty where there is nothing to say.
-pub(crate) fn encode(publication: &Publication, target: &Target<'_>, now: SystemTime) -> String {
-    let mut block = String::new();
-    let mut line = |name: &str, value: &str| {
-        for part in [name, ": ", value, "\r\n"] {
-            block.push_str(part);
+/// The headers of a publication; empty where there is nothing to say.
+pub(crate) fn encode(publication: &Publication, target: &Target<'_>, now: SystemTime) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    // Names are constants or checked with the settings, values are escaped or checked by their
+    // types: neither is ever refused here.
+    let mut add = |name: &str, value: &str| {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            headers.append(name, value);
         }
     };
     if let Some(event_type) = &publication.event_type {
-        line(target.event_header, event_type.as_str());
+        add(target.event_header, event_type.as_str());
     }
     // Where others write, there is no more of ours than is needed.
     if target.own {
         let at = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        line(AT, &at.as_millis().to_string());
+        add(AT, &at.as_millis().to_string());
     }
     for (name, value) in publication.tags.iter() {
-        line(&format!("{TAG}{}", escape(name)), &escape(value));
+        add(TAG, &format!("{}={}", escape(name), escape(value)));
     }
-    if block.is_empty() {
-        return block;
-    }
-    format!("{VERSION}\r\n{block}\r\n")
+    headers
 }
 
-/// Reads a header block.
-pub(crate) fn decode(block: &[u8], event_header: &str) -> Result<Envelope, Undeliverable> {
-    let mut envelope = Envelope::default();
-    if block.is_empty() {
-        return Ok(envelope);
+/// How many bytes the headers are on the wire.
+pub(crate) fn size(headers: &HeaderMap) -> usize {
+    let line = |name: &HeaderName, value: &HeaderValue| {
+        name.to_string().len() + ": \r\n".len() + value.as_str().len()
+    };
+    let lines = headers
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(move |value| line(name, value)));
+    let all: usize = lines.sum();
+    if all == 0 {
+        return 0;
     }
-    let block = std::str::from_utf8(block).map_err(|_| Undeliverable::BadEnvelope)?;
-    let lines = block
-        .strip_prefix(VERSION)
-        .ok_or(Undeliverable::BadEnvelope)?;
-    let mut tags: Vec<(String, String)> = Vec::new();
-    // What follows the version on its line is a status, which says nothing here.
-    for line in lines.split("\r\n").skip(1) {
-        let Some((name, value)) = line.split_once(':') else {
-            continue;
-        };
-        let value = value.trim_matches([' ', '\t']);
+    "NATS/1.0\r\n\r\n".len() + all
+}
+
+/// Reads the headers.
+pub(crate) fn decode(
+    headers: Option<&HeaderMap>,
+    event_header: &str,
+) -> Result<Envelope, Undeliverable> {
+    let mut envelope = Envelope::default();
+    let mut tags = Vec::new();
+    let all = headers.into_iter().flat_map(HeaderMap::iter);
+    for (name, value) in all.flat_map(|(name, values)| values.iter().map(move |v| (name, v))) {
+        let (name, value): (&str, &str) = (name.as_ref(), value.as_str());
         if name.eq_ignore_ascii_case(event_header) {
             if !value.is_empty() {
                 let parsed = EventType::parse(value).map_err(|_| Undeliverable::BadEventType)?;
@@ -74,10 +82,9 @@ pub(crate) fn decode(block: &[u8], event_header: &str) -> Result<Envelope, Undel
             let millis = value.parse().map_err(|_| Undeliverable::BadEnvelope)?;
             envelope.published_at =
                 SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis));
-        } else if let Some(start) = name.get(..TAG.len())
-            && start.eq_ignore_ascii_case(TAG)
-        {
-            tags.push((unescape(&name[TAG.len()..]), unescape(value)));
+        } else if name.eq_ignore_ascii_case(TAG) {
+            let (name, value) = value.split_once('=').ok_or(Undeliverable::BadEnvelope)?;
+            tags.push((unescape(name), unescape(value)));
         }
     }
     envelope.tags = tags.into_iter().collect();
@@ -88,7 +95,7 @@ pub(crate) fn decode(block: &[u8], event_header: &str) -> Result<Envelope, Undel
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_graphic() && !matches!(byte, b'%' | b':') {
+        if byte.is_ascii_graphic() && !matches!(byte, b'%' | b'=') {
             out.push(char::from(byte));
         } else {
             out.push_str(&format!("%{byte:02X}"));
@@ -144,43 +151,56 @@ mod tests {
                 ..Publication::default()
             };
             let now = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
-            let block = encode(&publication, &target(own), now);
+            let headers = encode(&publication, &target(own), now);
             let expected = Envelope {
                 event_type,
                 tags: publication.tags,
                 published_at: own.then_some(now),
             };
-            prop_assert_eq!(decode(block.as_bytes(), EVENT), Ok(expected));
+            prop_assert_eq!(decode(Some(&headers), EVENT), Ok(expected));
         }
 
         #[test]
-        fn takes_any_bytes(block in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = decode(&block, EVENT);
-            let mut framed = b"NATS/1.0\r\n".to_vec();
-            framed.extend(block);
-            let _ = decode(&framed, EVENT);
+        fn takes_any_value(name in 0_usize..3, value in "\\PC{0,12}") {
+            let name = [EVENT, AT, TAG][name];
+            let mut headers = HeaderMap::new();
+            headers.append(name, value.as_str());
+            let _ = decode(Some(&headers), EVENT);
         }
     }
 
     #[test]
     fn nothing_to_say_is_no_header() {
-        let now = SystemTime::UNIX_EPOCH;
-        assert_eq!(encode(&Publication::new("x"), &target(false), now), "");
-        assert_eq!(decode(b"", EVENT), Ok(Envelope::default()));
+        let headers = encode(
+            &Publication::new("x"),
+            &target(false),
+            SystemTime::UNIX_EPOCH,
+        );
+        assert!(headers.is_empty() && size(&headers) == 0);
+        assert_eq!(decode(None, EVENT), Ok(Envelope::default()));
+    }
+
+    #[test]
+    fn the_size_is_that_on_the_wire() {
+        let mut headers = HeaderMap::new();
+        headers.append("A", "x");
+        headers.append("A", "yz");
+        assert_eq!(size(&headers), "NATS/1.0\r\nA: x\r\nA: yz\r\n\r\n".len());
     }
 
     #[test]
     fn bad_headers_are_told_apart() {
-        let bad = |block: &str| decode(block.as_bytes(), EVENT).err();
-        assert_eq!(bad("HTTP/1.1\r\n\r\n"), Some(Undeliverable::BadEnvelope));
+        let bad = |name: &str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.append(name, value);
+            decode(Some(&headers), EVENT).err()
+        };
+        assert_eq!(bad("Fanfare-At", "x"), Some(Undeliverable::BadEnvelope));
+        assert_eq!(bad("fanfare-tag", "x"), Some(Undeliverable::BadEnvelope));
         assert_eq!(
-            bad("NATS/1.0\r\nFanfare-At: x\r\n\r\n"),
-            Some(Undeliverable::BadEnvelope)
-        );
-        assert_eq!(
-            bad("NATS/1.0\r\nfanfare-event: fanfare.gap\r\n\r\n"),
+            bad("fanfare-event", "fanfare.gap"),
             Some(Undeliverable::BadEventType)
         );
-        assert_eq!(bad("NATS/1.0\r\nOther:1\r\n\r\n"), None);
+        assert_eq!(bad("Other", "1"), None);
     }
 }

@@ -1,301 +1,309 @@
-//! What this node subscribes to, and which proof each subscription waits for.
+//! What this node subscribes to on the bus, and which subscription speaks for a subject.
+//!
+//! The server sends a message once for each subscription that selects it, and core NATS messages
+//! have no identity by which copies could be told. The client gives each subscription a queue of
+//! its own, so copies do not arrive side by side either.
+//!
+//! **The owner rule.** A subject has one owner: the oldest subscription that selects it. Copies
+//! that another one brings are dropped. So each message arrives once, and in the server's order,
+//! since one queue brings all of its subject.
+//!
+//! **No hand-over.** While the owner lives it stays the owner; a younger subscription cannot know
+//! which of its copies the owner has not brought. So a subscription goes only when nobody holds it
+//! and no younger one that meets it is left; the youngest goes first. When an owner goes, nobody
+//! follows what it owned, and nothing is lost.
+//!
+//! What that costs:
+//! - Narrow subscriptions that were there before a wide one stay until the wide one goes, and the
+//!   server sends their messages twice. There are no more of them than were open at that time.
+//! - A wide one holds the narrow ones that come after it: they share it and open none of their
+//!   own. It stays as long as one of them is followed, and the node receives all that it selects.
+//!
+//! `fanfare_broker_subscriptions` counts them all.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
-use fanfare_core::Pattern;
+use async_nats::{Message, Subscriber};
+use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, oneshot};
 
-use crate::{subjects::Subjects, wire};
+use crate::{
+    error::Failure,
+    overlap::{Cover, is_wild, meet},
+};
 
-/// The number of a `PING`; its `PONG` proves everything that was written before it.
-pub(crate) type Proof = u64;
-
-/// Patterns and their subscriptions on the bus.
+/// The subscriptions of a link.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// The queue group of every subscription: this node alone is in it, so that a message that
-    /// several subscriptions select is sent once.
-    group: String,
-    patterns: HashMap<Pattern, Followed>,
-    subjects: HashMap<Arc<str>, Member>,
-    idle: VecDeque<(Instant, Pattern)>,
-    last_sid: u64,
+    linger: Duration,
+    rows: Mutex<Rows>,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    /// By age: the lower, the older.
+    all: BTreeMap<u64, Row>,
+    cover: Cover,
+    /// What nobody holds, and when it may go.
+    idle: VecDeque<(Instant, u64)>,
+    last: u64,
 }
 
 #[derive(Debug)]
-struct Followed {
-    subjects: Vec<Arc<str>>,
-    proof: Proof,
-    /// When it may go, where nobody follows it.
+struct Row {
+    topic: Arc<Topic>,
+    holds: usize,
+    /// How many younger ones meet it.
+    younger: usize,
+    /// The older ones that it meets.
+    older: Vec<u64>,
     until: Option<Instant>,
     /// Whether it stands in `idle`.
     queued: bool,
 }
 
-/// A subscription on the bus.
-#[derive(Debug, Default)]
-struct Member {
-    sid: u64,
-    patterns: usize,
-    /// Whether the server was asked for it on this connection and did not refuse.
-    asked: bool,
+/// A subscription on the bus, there or to be made.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    age: u64,
+    pub(crate) subject: Arc<str>,
+    /// Set once the server has it.
+    pub(crate) opened: OnceCell<()>,
+    /// Dropping it ends its [`Tap`].
+    tap: Mutex<Option<oneshot::Sender<()>>>,
+    /// The older ones that it meets, until it is opened.
+    older: Mutex<Vec<Arc<Topic>>>,
+    refused: OnceLock<Failure>,
+}
+
+/// A hold on a subscription. Dropping it lets go.
+#[derive(Debug)]
+pub(crate) struct Share {
+    table: Arc<Table>,
+    pub(crate) topic: Arc<Topic>,
 }
 
 impl Table {
-    pub(crate) fn new(group: String) -> Self {
+    pub(crate) fn new(linger: Duration) -> Self {
         Self {
-            group,
-            patterns: HashMap::new(),
-            subjects: HashMap::new(),
-            idle: VecDeque::new(),
-            last_sid: 0,
+            linger,
+            rows: Mutex::default(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.patterns.len()
+        self.rows.lock().all.len()
     }
 
-    /// Subscribes to whatever of `pattern` is not subscribed to, and answers the proof to wait for.
-    /// `next` is the proof of what is written now.
-    pub(crate) fn follow(
-        &mut self,
-        pattern: &Pattern,
-        subjects: &Subjects,
-        next: Proof,
-        out: &mut BytesMut,
-    ) -> Proof {
-        if !self.patterns.contains_key(pattern) {
-            let names: Vec<Arc<str>> = subjects
-                .follow(pattern)
-                .into_iter()
-                .map(Arc::from)
-                .collect();
-            for name in &names {
-                self.subjects.entry(name.clone()).or_default().patterns += 1;
-            }
-            let followed = Followed {
-                subjects: names,
-                proof: next,
-                until: None,
-                queued: false,
-            };
-            self.patterns.insert(pattern.clone(), followed);
-        }
-        let Some(followed) = self.patterns.get_mut(pattern) else {
-            return next;
+    /// Takes a hold on a subscription that selects all of `subject`: one that is there, or a new
+    /// one.
+    pub(crate) fn hold(self: &Arc<Self>, subject: &str) -> Share {
+        let mut rows = self.rows.lock();
+        let age = match rows.cover.oldest(subject) {
+            Some(age) => age,
+            None => rows.add(subject),
         };
-        for name in &followed.subjects {
-            if let Some(member) = self.subjects.get_mut(name)
-                && !member.asked
-            {
-                self.last_sid += 1;
-                member.ask(name, &self.group, self.last_sid, out);
-                followed.proof = next;
-            }
-        }
-        followed.proof
-    }
-
-    /// Subscribes to everything on a new connection.
-    pub(crate) fn restore(&mut self, next: Proof, out: &mut BytesMut) {
-        for (name, member) in &mut self.subjects {
-            self.last_sid += 1;
-            member.ask(name, &self.group, self.last_sid, out);
-        }
-        for followed in self.patterns.values_mut() {
-            followed.proof = next;
+        // Never vacant: what covers is there.
+        let row = rows
+            .all
+            .entry(age)
+            .or_insert_with(|| Row::new(age, subject));
+        row.holds += 1;
+        Share {
+            table: self.clone(),
+            topic: row.topic.clone(),
         }
     }
 
-    /// Notes that nobody follows `pattern` any more.
-    pub(crate) fn idle(&mut self, pattern: Pattern, until: Instant) {
-        let Some(followed) = self.patterns.get_mut(&pattern) else {
-            return;
-        };
-        followed.until = Some(until);
-        if !followed.queued {
-            followed.queued = true;
-            self.idle.push_back((until, pattern));
-        }
+    /// Takes a subscription out that the server refused. Whoever comes next asks anew.
+    pub(crate) fn refuse(&self, topic: &Topic, why: Failure) {
+        // A second refusal says the same.
+        let _ = topic.refused.set(why);
+        topic.tap.lock().take();
+        let row = self.rows.lock().remove(topic.age, Instant::now());
+        drop(row);
     }
 
-    /// Unsubscribes from what nobody has followed for a linger.
-    pub(crate) fn sweep(
-        &mut self,
-        now: Instant,
-        is_followed: impl Fn(&Pattern) -> bool,
-        out: &mut BytesMut,
-    ) {
-        while self.idle.front().is_some_and(|(due, _)| *due <= now) {
-            let Some((_, pattern)) = self.idle.pop_front() else {
-                break;
-            };
-            let Some(followed) = self.patterns.get_mut(&pattern) else {
-                continue;
-            };
-            followed.queued = false;
-            if is_followed(&pattern) {
-                continue;
-            }
-            match followed.until {
-                // It was followed again meanwhile, and let go of again: the linger counts anew.
-                Some(until) if until > now => {
-                    followed.queued = true;
-                    self.idle.push_back((until, pattern));
-                }
-                _ => self.remove(&pattern, out),
+    /// The subscription to just this subject.
+    pub(crate) fn find(&self, subject: &str) -> Option<Arc<Topic>> {
+        let rows = self.rows.lock();
+        let row = rows.all.get(&rows.cover.oldest(subject)?)?;
+        (*row.topic.subject == *subject).then(|| row.topic.clone())
+    }
+
+    /// Drops what may go, `most` at most. Answers how many went.
+    pub(crate) fn sweep(&self, now: Instant, most: usize) -> usize {
+        let gone = self.rows.lock().sweep(now, most);
+        // Dropped outside of the lock: each wakes its reader.
+        gone.len()
+    }
+
+    fn release(&self, age: u64) {
+        let now = Instant::now();
+        let mut rows = self.rows.lock();
+        let Rows { all, idle, .. } = &mut *rows;
+        // What was refused is gone already.
+        let Some(row) = all.get_mut(&age) else { return };
+        row.holds -= 1;
+        if row.holds == 0 {
+            let until = now.checked_add(self.linger).unwrap_or(now);
+            row.until = Some(until);
+            if !row.queued {
+                row.queued = true;
+                idle.push_back((until, age));
             }
         }
     }
+}
 
-    fn remove(&mut self, pattern: &Pattern, out: &mut BytesMut) {
-        let Some(followed) = self.patterns.remove(pattern) else {
-            return;
-        };
-        for name in followed.subjects {
-            if let Some(member) = self.subjects.get_mut(&name) {
-                member.patterns -= 1;
-                if member.patterns == 0 {
-                    if member.asked {
-                        wire::unsubscribe(out, member.sid);
-                    }
-                    self.subjects.remove(&name);
-                }
+impl Rows {
+    fn add(&mut self, subject: &str) -> u64 {
+        self.last += 1;
+        let age = self.last;
+        let mut row = Row::new(age, subject);
+        // What meets a subject without wildcards covers it, and would have been shared.
+        if is_wild(subject) {
+            let met = |row: &&mut Row| meet(&row.topic.subject, subject);
+            for older in self.all.values_mut().filter(met) {
+                older.younger += 1;
+                row.older.push(older.topic.age);
+                row.topic.older.lock().push(older.topic.clone());
             }
         }
-        // A storm of short-lived patterns must not leave its tables behind.
-        shrink(&mut self.patterns);
-        shrink(&mut self.subjects);
+        self.cover.insert(subject, age);
+        self.all.insert(age, row);
+        age
     }
 
-    /// Notes that the server refused a subject, so that the next follower asks again.
-    pub(crate) fn refused(&mut self, subject: &str, out: &mut BytesMut) {
-        if let Some(member) = self.subjects.get_mut(subject)
-            && std::mem::take(&mut member.asked)
+    fn sweep(&mut self, now: Instant, most: usize) -> Vec<Row> {
+        let mut gone = Vec::new();
+        while gone.len() < most
+            && let Some((due, age)) = self.idle.front().copied()
+            && due <= now
         {
-            // Where the server did take it, as one of a batch of which one was refused.
-            wire::unsubscribe(out, member.sid);
+            self.idle.pop_front();
+            let Some(row) = self.all.get_mut(&age) else {
+                continue;
+            };
+            row.queued = false;
+            match row.until {
+                _ if row.holds > 0 => {}
+                // It was held again meanwhile, and let go of again: the linger counts anew.
+                Some(until) if until > now => {
+                    row.queued = true;
+                    self.idle.push_back((until, age));
+                }
+                // The last of the younger ones brings it back here.
+                _ if row.younger > 0 => {}
+                _ => gone.extend(self.remove(age, now)),
+            }
+        }
+        gone
+    }
+
+    fn remove(&mut self, age: u64, now: Instant) -> Option<Row> {
+        let row = self.all.remove(&age)?;
+        self.cover.remove(&row.topic.subject);
+        for age in &row.older {
+            if let Some(older) = self.all.get_mut(age) {
+                older.younger -= 1;
+                if older.younger == 0 && older.holds == 0 && !older.queued {
+                    older.queued = true;
+                    self.idle.push_front((now, *age));
+                }
+            }
+        }
+        Some(row)
+    }
+}
+
+impl Row {
+    fn new(age: u64, subject: &str) -> Self {
+        Self {
+            topic: Arc::new(Topic {
+                age,
+                subject: subject.into(),
+                opened: OnceCell::new(),
+                tap: Mutex::default(),
+                older: Mutex::default(),
+                refused: OnceLock::new(),
+            }),
+            holds: 0,
+            younger: 0,
+            older: Vec::new(),
+            until: None,
+            queued: false,
         }
     }
+}
 
-    /// Whether there is a subscription to `subject`.
-    pub(crate) fn knows(&self, subject: &str) -> bool {
-        self.subjects.contains_key(subject)
+impl Topic {
+    pub(crate) fn refused(&self) -> Option<Failure> {
+        self.refused.get().cloned()
     }
 
-    /// The subjects of a pattern.
-    pub(crate) fn subjects(&self, pattern: &Pattern) -> &[Arc<str>] {
-        self.patterns
-            .get(pattern)
-            .map_or(&[], |followed| &followed.subjects)
+    /// The older ones that it meets. They must be there before it is asked for: it leaves to them
+    /// what they own.
+    pub(crate) fn older(&self) -> Vec<Arc<Self>> {
+        self.older.lock().clone()
+    }
+
+    /// What this one leaves to older ones, which are there. All of them outlive it, so this never
+    /// changes.
+    pub(crate) fn owned_by_others(&self) -> Cover {
+        let mut others = Cover::default();
+        for older in self.older.lock().iter() {
+            if older.refused().is_none() {
+                others.insert(&older.subject, older.age);
+            }
+        }
+        others
+    }
+
+    /// Dropping `tap` ends what reads it.
+    pub(crate) fn is_read_by(&self, tap: oneshot::Sender<()>) {
+        *self.tap.lock() = Some(tap);
+        self.older.lock().clear();
     }
 }
 
-impl Member {
-    fn ask(&mut self, subject: &str, group: &str, sid: u64, out: &mut BytesMut) {
-        self.sid = sid;
-        self.asked = true;
-        wire::subscribe(out, subject, group, sid);
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.table.release(self.topic.age);
     }
 }
 
-fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
-    if map.len() * 8 < map.capacity() {
-        map.shrink_to(map.len() * 2);
-    }
+/// What a subscription brings, less what older ones own.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    pub(crate) subscriber: Subscriber,
+    pub(crate) others: Cover,
+    pub(crate) closed: oneshot::Receiver<()>,
 }
 
-/// When something let go of now may go.
-pub(crate) fn after(linger: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(linger).unwrap_or(now)
+impl Stream for Tap {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        // First: once its row is gone, another may own what waits here.
+        if Pin::new(&mut self.closed).poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        loop {
+            match ready!(self.subscriber.poll_next_unpin(cx)) {
+                Some(message) if self.others.oldest(&message.subject).is_some() => {}
+                message => return Poll::Ready(message),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::subjects::Rule;
-
-    const LINGER: Duration = Duration::from_secs(1);
-
-    struct Bed {
-        table: Table,
-        subjects: Subjects,
-        start: Instant,
-    }
-
-    impl Bed {
-        fn new() -> Self {
-            let rule = Rule::parse("raw.*", "{1}", None).unwrap();
-            Self {
-                table: Table::new("g".into()),
-                subjects: Subjects::new("f", vec![rule]),
-                start: Instant::now(),
-            }
-        }
-
-        fn follow(&mut self, text: &str, next: Proof) -> (Proof, String) {
-            let mut out = BytesMut::new();
-            let pattern = Pattern::parse(text).unwrap();
-            let proof = self.table.follow(&pattern, &self.subjects, next, &mut out);
-            (proof, String::from_utf8(out.to_vec()).unwrap())
-        }
-
-        fn idle(&mut self, text: &str, at: Duration) {
-            let pattern = Pattern::parse(text).unwrap();
-            self.table.idle(pattern, self.start + at + LINGER);
-        }
-
-        fn sweep(&mut self, at: Duration, followed: &[&str]) -> String {
-            let mut out = BytesMut::new();
-            let is_followed = |pattern: &Pattern| followed.contains(&pattern.as_str());
-            self.table.sweep(self.start + at, is_followed, &mut out);
-            String::from_utf8(out.to_vec()).unwrap()
-        }
-    }
-
-    #[test]
-    fn a_pattern_is_asked_for_once_and_its_proof_shared() {
-        let mut bed = Bed::new();
-        let (proof, out) = bed.follow("a", 1);
-        assert_eq!((proof, &*out), (1, "SUB f.live.a g 1\r\nSUB raw.a g 2\r\n"));
-        assert_eq!(bed.follow("a", 2), (1, String::new()));
-        let mut out = BytesMut::new();
-        bed.table.restore(5, &mut out);
-        assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 2);
-        assert_eq!(bed.follow("a", 6), (5, String::new()));
-    }
-
-    #[test]
-    fn what_was_refused_is_asked_for_again() {
-        let mut bed = Bed::new();
-        bed.follow("a", 1);
-        let mut out = BytesMut::new();
-        bed.table.refused("raw.a", &mut out);
-        assert_eq!(out, "UNSUB 2\r\n");
-        assert_eq!(bed.follow("a", 2), (2, "SUB raw.a g 3\r\n".into()));
-    }
-
-    #[test]
-    fn an_idle_pattern_lingers_from_when_it_was_last_let_go_of() {
-        let mut bed = Bed::new();
-        let ms = Duration::from_millis;
-        bed.follow("a", 1);
-        bed.idle("a", ms(0));
-        assert_eq!(bed.sweep(ms(900), &[]), "");
-        bed.follow("a", 2);
-        assert_eq!(bed.sweep(ms(1000), &["a"]), "");
-        bed.idle("a", ms(1100));
-        bed.follow("a", 3);
-        bed.idle("a", ms(1900));
-        assert_eq!(bed.sweep(ms(2100), &[]), "");
-        assert_eq!(bed.sweep(ms(2900), &[]), "UNSUB 1\r\nUNSUB 2\r\n");
-        assert_eq!(bed.table.len(), 0);
-        assert!(bed.table.subjects.is_empty() && bed.table.idle.is_empty());
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use async_nats::Message;
 use fanfare_core::{
     BrokerMetrics, Channel, Data, Epoch, Event, Gap, GapCause, Interest, Live, LogId, Offset,
     Pattern, Position, Undeliverable,
@@ -17,17 +18,16 @@ use parking_lot::Mutex;
 use crate::{
     envelope::{self, Envelope},
     subjects::Subjects,
-    wire::Message,
 };
 
-/// How often the log may say that messages cannot be delivered.
+/// How often the log may say that messages are lost.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 /// How often names that are no channel names may make a gap for everybody.
 const NAMELESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Places what arrives and offers it.
 ///
-/// Only the link's task calls what mints; so minting and offering are one step, and events reach
+/// Only the link's reader calls what mints; so minting and offering are one step, and events reach
 /// every inlet in offset order.
 #[derive(Debug)]
 pub(crate) struct Intake {
@@ -36,8 +36,17 @@ pub(crate) struct Intake {
     /// The newest offset that was minted. Others read it.
     head: AtomicU64,
     subjects: Arc<Subjects>,
+    max_data_bytes: usize,
     metrics: BrokerMetrics,
     trouble: Mutex<Trouble>,
+}
+
+/// A loss that is to be told.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    pub(crate) cause: GapCause,
+    /// The newest place when it was noticed: nothing was lost before.
+    pub(crate) after: Position,
 }
 
 /// What is told less often than it happens.
@@ -55,6 +64,7 @@ impl Intake {
         log: LogId,
         interest: Interest,
         subjects: Arc<Subjects>,
+        max_data_bytes: usize,
         metrics: BrokerMetrics,
     ) -> Self {
         Self {
@@ -66,6 +76,7 @@ impl Intake {
             },
             head: AtomicU64::new(0),
             subjects,
+            max_data_bytes,
             metrics,
             trouble: Mutex::default(),
         }
@@ -88,21 +99,16 @@ impl Intake {
         let Some((channel, event_header)) = self.channel(&message.subject) else {
             return;
         };
-        let read = envelope::decode(&message.headers, event_header);
+        if message.payload.len() > self.max_data_bytes {
+            return self.undeliverable(Undeliverable::TooLarge, &channel);
+        }
+        let read = envelope::decode(message.headers.as_ref(), event_header);
         let (envelope, data) = match (read, Data::parse(message.payload)) {
             (Ok(envelope), Ok(data)) => (envelope, data),
             (Err(reason), _) => return self.undeliverable(reason, &channel),
             (_, Err(_)) => return self.undeliverable(Undeliverable::NotUtf8, &channel),
         };
         self.event(channel, envelope, data);
-    }
-
-    /// Takes note of a message that is larger than is taken.
-    pub(crate) fn too_large(&self, subject: &[u8]) {
-        self.metrics.events.inc();
-        if let Some((channel, _)) = self.channel(subject) {
-            self.undeliverable(Undeliverable::TooLarge, &channel);
-        }
     }
 
     fn event(&self, channel: Channel, envelope: Envelope, data: Data) {
@@ -126,33 +132,29 @@ impl Intake {
     }
 
     /// The channel of a subject, and the header of its events' type.
-    fn channel(&self, subject: &[u8]) -> Option<(Channel, &str)> {
-        let reading = std::str::from_utf8(subject)
-            .ok()
-            .map(|subject| self.subjects.read(subject));
-        match reading {
-            Some(Some(reading)) => match reading.channel {
-                Ok(channel) => return Some((channel, reading.event_header)),
-                Err(_) => self.nameless(),
-            },
-            // A subscription may select more than its rule does.
-            Some(None) => {}
-            None => self.nameless(),
+    fn channel(&self, subject: &str) -> Option<(Channel, &str)> {
+        // A subscription may select more than its rule does.
+        let reading = self.subjects.read(subject)?;
+        match reading.channel {
+            Ok(channel) => Some((channel, reading.event_header)),
+            Err(_) => {
+                self.nameless();
+                None
+            }
         }
-        None
     }
 
     fn undeliverable(&self, reason: Undeliverable, channel: &Channel) {
         self.metrics.undeliverable(reason);
-        self.warn(reason);
-        self.gap(GapCause::Undeliverable, channel.into());
+        self.warn(&format!("a message cannot be delivered: {reason:?}"));
+        self.gap(self.loss(GapCause::Undeliverable), channel.into());
     }
 
     /// A name that is no channel name: whoever follows a pattern may have meant it, so the gap is
     /// for everybody, and therefore rare.
     fn nameless(&self) {
         self.metrics.undeliverable(Undeliverable::BadChannel);
-        self.warn(Undeliverable::BadChannel);
+        self.warn("a subject gives no channel name");
         self.trouble.lock().owed = true;
         self.settle(Instant::now());
     }
@@ -167,10 +169,11 @@ impl Intake {
         trouble.owed = false;
         trouble.nameless = Some(now);
         drop(trouble);
-        self.gap(GapCause::Undeliverable, Pattern::all());
+        self.gap(self.loss(GapCause::Undeliverable), Pattern::all());
     }
 
-    fn warn(&self, reason: Undeliverable) {
+    /// Logs `what`, now and then.
+    pub(crate) fn warn(&self, what: &str) {
         let mut trouble = self.trouble.lock();
         if trouble.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
             trouble.unwarned += 1;
@@ -179,17 +182,22 @@ impl Intake {
         trouble.warned = Some(Instant::now());
         let unwarned = std::mem::take(&mut trouble.unwarned);
         drop(trouble);
-        tracing::warn!(?reason, unwarned, "a message cannot be delivered");
+        tracing::warn!(unwarned, "{what}");
+    }
+
+    /// A loss that is noticed now.
+    pub(crate) fn loss(&self, cause: GapCause) -> Loss {
+        let after = self.head();
+        Loss { cause, after }
     }
 
     /// Announces a loss up to now.
-    pub(crate) fn gap(&self, cause: GapCause, scope: Pattern) {
-        self.metrics.gap(cause);
-        let after = Some(self.head());
+    pub(crate) fn gap(&self, loss: Loss, scope: Pattern) {
+        self.metrics.gap(loss.cause);
         self.interest.offer_gap(&Gap {
             scope,
-            cause,
-            after,
+            cause: loss.cause,
+            after: Some(loss.after),
             next: self.mint(),
         });
     }

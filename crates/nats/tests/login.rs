@@ -13,31 +13,11 @@ use fanfare_core::{Broker, BrokerError, BrokerMetrics, ErrorKind};
 use fanfare_nats::{Credentials, NatsBroker, NatsConfig, Tls};
 use nkeys::KeyPair;
 use support::Server;
-
-/// A folder that goes with the value.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("fanfare-login-{}", fastrand::u64(..)));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use tempfile::TempDir;
 
 /// A certificate for 127.0.0.1 that vouches for itself.
-fn certificate(dir: &Dir) -> Option<(PathBuf, PathBuf)> {
-    let (cert, key) = (dir.file("cert.pem"), dir.file("key.pem"));
+fn certificate(dir: &TempDir) -> Option<(PathBuf, PathBuf)> {
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     let made = Command::new("openssl")
         .args([
             "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
@@ -75,8 +55,8 @@ async fn connect(config: NatsConfig) -> Result<NatsBroker, BrokerError> {
     NatsBroker::connect(config, BrokerMetrics::unregistered("nats")).await
 }
 
-fn seed_file(dir: &Dir, key: &KeyPair) -> PathBuf {
-    let path = dir.file(&key.public_key());
+fn seed_file(dir: &TempDir, key: &KeyPair) -> PathBuf {
+    let path = dir.path().join(key.public_key());
     std::fs::write(&path, key.seed().unwrap()).unwrap();
     path
 }
@@ -90,7 +70,11 @@ fn with_seed(path: &Path) -> Credentials {
 
 #[tokio::test]
 async fn an_nkey_logs_in_and_another_does_not() {
-    let (dir, known, stranger) = (Dir::new(), KeyPair::new_user(), KeyPair::new_user());
+    let (dir, known, stranger) = (
+        TempDir::new().unwrap(),
+        KeyPair::new_user(),
+        KeyPair::new_user(),
+    );
     let users = format!(
         "authorization {{ users = [ {{ nkey: {} }} ] }}",
         known.public_key()
@@ -115,7 +99,7 @@ async fn an_nkey_logs_in_and_another_does_not() {
 
 #[tokio::test]
 async fn tls_is_used_where_it_is_asked_for_and_checked() {
-    let dir = Dir::new();
+    let dir = TempDir::new().unwrap();
     let Some((cert, key)) = certificate(&dir) else {
         return;
     };
@@ -138,11 +122,11 @@ async fn tls_is_used_where_it_is_asked_for_and_checked() {
         "1.3"
     );
 
-    let other = Dir::new();
+    let other = TempDir::new().unwrap();
     let Some((stranger, _)) = certificate(&other) else {
         return;
     };
-    for ca_file in [None, Some(stranger), Some(dir.file("absent"))] {
+    for ca_file in [None, Some(stranger), Some(dir.path().join("absent"))] {
         let error = connect(trusting(ca_file)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
         assert!(error.to_string().contains("TLS"), "{error}");

@@ -56,9 +56,9 @@ impl NatsServer {
                     .current_dir(&path);
                 command
             };
-            // A client's handshake, not only an open port.
+            // Its first word, not only an open port; what follows may need a log-in or TLS.
             let probe =
-                move || async move { NatsClient::connect(port::loopback(port)).await.is_ok() };
+                move || async move { NatsClient::greeting(port::loopback(port)).await.is_ok() };
             (
                 Plan::new("nats-server", command, probe),
                 (port, monitor, directory),

@@ -52,6 +52,20 @@ impl NatsClient {
     /// Those of the socket, what the server refuses, and `TimedOut` after 10 s.
     pub async fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
         let connect = async {
+            let mut client = Self::greeting(address).await?;
+            client.push(
+                "CONNECT {\"verbose\":false,\"pedantic\":true,\"headers\":true,\
+                 \"no_responders\":true,\"lang\":\"test\",\"version\":\"0\"}\r\n",
+            );
+            client.ping().await?;
+            Ok(client)
+        };
+        in_time(connect).await
+    }
+
+    /// Connects and waits for the server's first word; nobody has logged in yet.
+    pub(crate) async fn greeting(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let greeting = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let (reader, writer) = stream.into_split();
@@ -65,14 +79,9 @@ impl NatsClient {
             if !hello.starts_with("INFO ") {
                 return Err(invalid(&hello));
             }
-            client.push(
-                "CONNECT {\"verbose\":false,\"pedantic\":true,\"headers\":true,\
-                 \"no_responders\":true,\"lang\":\"test\",\"version\":\"0\"}\r\n",
-            );
-            client.ping().await?;
             Ok(client)
         };
-        in_time(connect).await
+        in_time(greeting).await
     }
 
     /// Adds a message to those that the next [`flush`](Self::flush) sends.

@@ -4,15 +4,15 @@
 pub(crate) mod wire;
 
 use std::{
-    net::TcpListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use fanfare_core::{Broker, BrokerMetrics, Event, Feed, Gap, Inlet, Live, feed, feed::FeedBounds};
 use fanfare_nats::{Ingest, NatsBroker, NatsConfig};
+use fanfare_testkit::{NatsServer, http, port};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -21,54 +21,30 @@ use tokio::{
 /// How long a test waits for what has to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A nats-server on free ports. It ends with the value.
+/// A nats-server with more lines in its configuration. It ends with the value.
 pub(crate) struct Server {
+    pub(crate) nats: NatsServer,
     pub(crate) port: u16,
-    pub(crate) monitor: u16,
-    config: PathBuf,
-    child: Option<Child>,
-}
-
-/// How a start went.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Run {
-    Up,
-    Ended,
-    Absent,
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    _config: TempDir,
 }
 
 impl Server {
-    /// Starts a server with these lines added to its configuration; `None`, said aloud, where
-    /// there is no nats-server.
+    /// `None`, said aloud, where there is no nats-server.
     pub(crate) async fn start(extra: &str) -> Option<Self> {
-        loop {
-            let (port, monitor) = (free_port(), free_port());
-            let config = std::env::temp_dir().join(format!("fanfare-nats-{port}-{monitor}.conf"));
-            let text = format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n{extra}\n");
-            std::fs::write(&config, text).unwrap();
-            let mut server = Self {
-                port,
-                monitor,
-                config,
-                child: None,
-            };
-            match server.run().await {
-                Run::Up => return Some(server),
-                Run::Absent => return None,
-                // Another test took a port in between.
-                Run::Ended => {}
-            }
-        }
+        let config = TempDir::new().unwrap();
+        let file = config.path().join("nats.conf");
+        std::fs::write(&file, extra).unwrap();
+        let nats = NatsServer::start_with(&["-c", file.to_str().unwrap()]).await?;
+        Some(Self {
+            port: nats.port(),
+            nats,
+            _config: config,
+        })
     }
 
     /// Two servers that are one cluster.
     pub(crate) async fn cluster() -> Option<(Self, Self)> {
-        let (one, two) = (free_port(), free_port());
+        let (one, two) = (port::free(), port::free());
         let conf = |name: &str, port: u16, other: u16| {
             format!(
                 "server_name: {name}\ncluster {{ name: c, listen: 127.0.0.1:{port}, routes: [\"nats://127.0.0.1:{other}\"] }}"
@@ -87,72 +63,21 @@ impl Server {
         Some((first, second))
     }
 
-    /// Starts it, again on the same ports.
-    pub(crate) async fn run(&mut self) -> Run {
-        let mut command = Command::new("nats-server");
-        command.arg("-c").arg(&self.config);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(why) => {
-                assert!(std::env::var_os("CI").is_none(), "nats-server: {why}");
-                eprintln!("SKIPPED: no nats-server ({why}); apt install nats-server");
-                return Run::Absent;
-            }
-        };
-        let start = Instant::now();
-        loop {
-            if child.try_wait().unwrap().is_some() {
-                return Run::Ended;
-            }
-            // The monitoring port opens first, so the client port tells of both.
-            let up = TcpStream::connect(("127.0.0.1", self.port)).await;
-            if up.is_ok()
-                && TcpStream::connect(("127.0.0.1", self.monitor))
-                    .await
-                    .is_ok()
-            {
-                self.child = Some(child);
-                return Run::Up;
-            }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "not in time: the server's ports"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Ends it at once, as a crash would.
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    /// Sends it a signal: `STOP`, `CONT`, or `USR2` for lame duck mode.
-    pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        let status = Command::new("kill").args(["-s", name, &id]).status();
+    /// Tells it that it is about to stop.
+    pub(crate) fn lame_duck(&self) {
+        let id = self.nats.id().to_string();
+        let status = Command::new("kill").args(["-s", "USR2", &id]).status();
         assert!(status.unwrap().success());
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        self.nats.url()
     }
 
     /// A page of the monitoring port.
     pub(crate) async fn monitor(&self, path: &str) -> serde_json::Value {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.monitor))
-            .await
-            .unwrap();
-        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.unwrap();
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        serde_json::from_str(body).unwrap()
+        let url = format!("{}{path}", self.nats.monitor_url());
+        serde_json::from_slice(&http::get(&url).await.unwrap().body).unwrap()
     }
 
     /// The subscriptions of all clients.
@@ -200,16 +125,6 @@ impl Server {
         };
         plain.flush().await;
         plain
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let _ = std::fs::remove_file(&self.config);
     }
 }
 

@@ -53,6 +53,7 @@ pub(crate) struct Nats {
     pub(crate) linger: Span,
     pub(crate) max_data_bytes: Bytes,
     pub(crate) outbound_bytes: Bytes,
+    pub(crate) queue_messages: usize,
     pub(crate) tls: NatsTls,
     pub(crate) ingest: Vec<NatsIngest>,
 }
@@ -113,6 +114,7 @@ impl Default for Nats {
             linger: Span(room.linger),
             max_data_bytes: Bytes(room.max_data_bytes),
             outbound_bytes: Bytes(room.outbound_bytes),
+            queue_messages: room.queue_messages,
             tls: NatsTls::default(),
             ingest: Vec::new(),
         }
@@ -161,6 +163,7 @@ impl Nats {
             linger: self.linger.0,
             max_data_bytes: self.max_data_bytes.0,
             outbound_bytes: self.outbound_bytes.0,
+            queue_messages: self.queue_messages,
         }
     }
 }
