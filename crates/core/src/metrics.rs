@@ -40,7 +40,7 @@ pub struct BrokerMetrics {
     pub probe_failures: IntCounter,
     /// Now less the time of publishing, where the bus carries that.
     pub lag_seconds: Histogram,
-    /// Patterns that are followed on the bus.
+    /// Subscriptions held on the bus.
     pub subscriptions: IntGauge,
     /// Retained events.
     pub retained_events: IntGauge,
@@ -247,7 +247,7 @@ impl BrokerMetrics {
             made.get_metric_with_label_values(none)
         };
         let up = gauge("broker_up", "1 while the bus answers.")?;
-        let subscriptions = gauge("broker_subscriptions", "Patterns followed on the bus.")?;
+        let subscriptions = gauge("broker_subscriptions", "Subscriptions held on the bus.")?;
         let retained_events = gauge("retained_events", "Retained events.")?;
         let retained_bytes = gauge(
             "retained_bytes",

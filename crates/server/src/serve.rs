@@ -67,7 +67,12 @@ async fn serve<F: Future<Output = Result<(), Failure>>>(
     if let Some(files) = files::raise()
         && let Some(shortage) = files::shortage(files, config.limits.connections)
     {
-        tracing::warn!("{shortage}");
+        // Nobody asked for the default: what the machine allows is then the limit.
+        if config.limits.connections == fanfare_edge::config::LimitsConfig::default().connections {
+            tracing::info!("{shortage}");
+        } else {
+            tracing::warn!("{shortage}");
+        }
     }
     starting(&config);
     let mut signals = Signals::listen().map_err(Failure::failed)?;
