@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::{Channel, Data, EventType, Gap, Offset, Position, Tags};
+use crate::{Channel, Data, EventType, Gap, Offset, Position, Publication, Tags};
 
 /// A publication that has a place in a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,19 +32,30 @@ impl Event {
     /// What the event weighs against bounds in bytes: its data and names plus a flat sum for the
     /// structures around them.
     pub fn weight(&self) -> usize {
-        const FLAT: usize = 192;
-        let tags: usize = self
-            .tags
-            .iter()
-            .map(|(key, value)| key.len() + value.len() + 32)
-            .sum();
-        let names = self.channel.as_str().len()
-            + self
-                .event_type
-                .as_ref()
-                .map_or(0, |event_type| event_type.as_str().len());
-        FLAT + names + tags + self.data.len()
+        weight(
+            &self.channel,
+            self.event_type.as_ref(),
+            &self.tags,
+            &self.data,
+        )
     }
+}
+
+impl Publication {
+    /// What its event would weigh on a channel: see [`Event::weight`].
+    pub fn weight(&self, channel: &Channel) -> usize {
+        weight(channel, self.event_type.as_ref(), &self.tags, &self.data)
+    }
+}
+
+fn weight(channel: &Channel, event_type: Option<&EventType>, tags: &Tags, data: &Data) -> usize {
+    const FLAT: usize = 192;
+    let tags: usize = tags
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 32)
+        .sum();
+    let event_type = event_type.map_or(0, |event_type| event_type.as_str().len());
+    FLAT + channel.as_str().len() + event_type + tags + data.len()
 }
 
 /// What a feed and a history page yield: an event, or a known loss that must be matched on.

@@ -2,7 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use fanfare_core::{BrokerError, Channel, Dialect, ErrorKind, Mapping};
+use fanfare_core::{
+    BrokerError, Channel, Dialect, ErrorKind, Mapping, Retention, feed::FeedBounds,
+};
 use redis::{Client, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 use socket2::TcpKeepalive;
 
@@ -10,6 +12,8 @@ use crate::{error::error, routes::Routes};
 
 /// The longest prefix, in bytes.
 const MAX_PREFIX_BYTES: usize = 100;
+/// The most partitions. A client's cursor may name each of them.
+const MAX_PARTITIONS: usize = 64;
 
 /// How to reach Redis, what to take from it, and the bounds.
 #[derive(Clone)]
@@ -19,6 +23,18 @@ pub struct RedisConfig {
     pub url: String,
     /// What every key and pub/sub channel begins with that Fanfare itself writes.
     pub prefix: String,
+    /// How many partitions the durable channels live in, 1 to 64. Each is a log of its own: events
+    /// of channels in different partitions have no order. All nodes have the same number, and it
+    /// does not change while the logs live.
+    pub partitions: usize,
+    /// How much of each durable channel Redis keeps, by the rules of the node that publishes.
+    pub retention: Retention,
+    /// The most durable channels that a partition knows. Over it, the one that was published on
+    /// least recently is forgotten, with what it retains.
+    pub max_channels: usize,
+    /// Bounds of what waits in one partition while missed events are read. Over it, what waits is
+    /// read too.
+    pub intake: FeedBounds,
     /// What to take from names that others write. The first rule that selects a name counts.
     pub ingest: Vec<Ingest>,
     /// The longest time to make a link, TLS and log-in included.
@@ -87,6 +103,10 @@ impl Default for RedisConfig {
         Self {
             url: "redis://127.0.0.1:6379".into(),
             prefix: "fanfare".into(),
+            partitions: 1,
+            retention: Retention::default(),
+            max_channels: 1_000_000,
+            intake: FeedBounds::default(),
             ingest: Vec::new(),
             connect_timeout: Duration::from_secs(2),
             command_timeout: Duration::from_secs(2),
@@ -185,8 +205,18 @@ impl RedisConfig {
         if let Some((setting, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(bad(setting, "is zero; it must be positive"));
         }
-        if self.max_data_bytes == 0 {
-            return Err(bad("max_data_bytes", "is zero; it must be positive"));
+        let counts = [
+            ("max_data_bytes", self.max_data_bytes),
+            ("max_channels", self.max_channels),
+            ("intake.items", self.intake.items),
+            ("intake.bytes", self.intake.bytes),
+        ];
+        if let Some((setting, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err(bad(setting, "is zero; it must be positive"));
+        }
+        if !(1..=MAX_PARTITIONS).contains(&self.partitions) {
+            let why = format!("is {}; 1 to {MAX_PARTITIONS} are allowed", self.partitions);
+            return Err(bad("partitions", why));
         }
         let rules = self
             .ingest
@@ -307,6 +337,12 @@ mod tests {
             (
                 Box::new(|c| c.max_data_bytes = 0),
                 "broker.redis.max_data_bytes",
+            ),
+            (Box::new(|c| c.partitions = 0), "broker.redis.partitions"),
+            (Box::new(|c| c.partitions = 65), "broker.redis.partitions"),
+            (
+                Box::new(|c| c.max_channels = 0),
+                "broker.redis.max_channels",
             ),
             (
                 Box::new(ingest(|rule| rule.source.clear())),

@@ -22,6 +22,7 @@ mod command;
 mod complaint;
 mod config;
 mod connection;
+mod durable;
 mod envelope;
 mod error;
 mod follow;
@@ -34,3 +35,4 @@ mod routes;
 
 pub use backend::RedisBroker;
 pub use config::{Ingest, IngestFrom, RedisConfig, Retain};
+pub use durable::RedisDurable;

@@ -1,0 +1,380 @@
+//! Durable channels: what is published is stored and announced in one step, so that every node can
+//! resume from any place, and nobody misses an event while Redis holds it.
+
+mod entry;
+mod floors;
+mod heal;
+mod intake;
+mod names;
+mod page;
+mod read;
+mod store;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fanfare_core::{
+    Broker, BrokerError, BrokerMetrics, Capabilities, Channel, ErrorKind, History, HistoryQuery,
+    Inlet, Interest, LogId, LogMap, Pattern, Publication, Published, Subscription, Undeliverable,
+};
+use futures_util::future::try_join_all;
+
+use self::{
+    entry::{Entry, place},
+    intake::{Announced, Intake},
+    names::Names,
+    store::{Scripts, Stand, Store, Unread},
+};
+use crate::{
+    command::Commands,
+    complaint::Complaints,
+    config::RedisConfig,
+    error::{BACKEND, Failure, error},
+    links::Links,
+    reader::{Arrivals, Server},
+};
+
+/// How often a page is read anew that a new epoch broke off.
+const ATTEMPTS: usize = 3;
+/// The oldest release that has what the scripts and pages need (`ZMSCORE`, exclusive ranges).
+const OLDEST: (u32, u32) = (6, 2);
+
+/// Channels that Redis keeps: see [`Broker`].
+///
+/// A clone is the same broker. When the last one is dropped, its links end.
+#[derive(Clone)]
+pub struct RedisDurable {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: RedisConfig,
+    names: Arc<Names>,
+    interest: Interest,
+    arrivals: Arc<DurableArrivals>,
+    logs: Vec<Log>,
+    links: Links,
+    reads: Arc<Commands>,
+}
+
+/// One partition.
+#[derive(Debug)]
+struct Log {
+    store: Arc<Store>,
+    intake: Arc<Intake>,
+}
+
+/// What comes over the link for subscriptions, for the partitions' intakes.
+struct DurableArrivals {
+    names: Arc<Names>,
+    intakes: Vec<Arc<Intake>>,
+    metrics: BrokerMetrics,
+    max_data_bytes: usize,
+    complaints: Complaints,
+}
+
+impl RedisDurable {
+    /// Makes the links and begins every partition's log where there is none yet. Runs on a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Rejected`]: a bad setting, a wrong password, a user whose ACL forbids the
+    ///   names of [`RedisConfig::prefix`], or logs that were made with another number of
+    ///   partitions;
+    /// - [`ErrorKind::Unsupported`]: a Redis older than 6.2;
+    /// - [`ErrorKind::Unavailable`]: the server cannot be reached, or does not answer in time.
+    ///
+    /// No error shows the URL's secret.
+    pub async fn connect(config: RedisConfig, metrics: BrokerMetrics) -> Result<Self, BrokerError> {
+        let client = config.client()?;
+        config.routes()?;
+        let names = Arc::new(Names::new(&config.prefix, config.partitions));
+        let interest = Interest::new(|_| {});
+        let reads = Arc::new(Commands::new(client.clone(), &config));
+        let scripts = Arc::new(Scripts::default());
+        let mut logs = Vec::new();
+        for partition in 0..config.partitions {
+            let log = LogId::parse(&format!("r{partition}"));
+            let log = log.map_err(|why| error(ErrorKind::Rejected, why.to_string()))?;
+            let intake = Arc::new(Intake::new(
+                names.clone(),
+                interest.clone(),
+                metrics.clone(),
+                config.intake,
+                log.clone(),
+                partition,
+            ));
+            let store = Arc::new(Store {
+                log,
+                partition,
+                names: names.clone(),
+                max_data_bytes: config.max_data_bytes,
+                retention: config.retention.clone(),
+                max_channels: config.max_channels,
+                key_window: config.key_window,
+                reads: reads.clone(),
+                scripts: scripts.clone(),
+            });
+            logs.push(Log { store, intake });
+        }
+        let arrivals = Arc::new(DurableArrivals {
+            names: names.clone(),
+            intakes: logs.iter().map(|log| log.intake.clone()).collect(),
+            metrics: metrics.clone(),
+            max_data_bytes: config.max_data_bytes,
+            complaints: Complaints::default(),
+        });
+        let what = "connecting";
+        supported(&reads).await?;
+        let links = Links::connect(client, &config, &metrics, arrivals.clone()).await?;
+        for log in &logs {
+            let stand = log.store.stand(&log.intake.seen(), false).await;
+            let stand = stand.map_err(|failure| failure.into_error(what))?;
+            log.intake.start(&stand);
+            let (intake, store) = (log.intake.clone(), log.store.clone());
+            let cancel = links.cancel.clone();
+            tokio::spawn(heal::keep(intake, store, config.reconnect_delay, cancel));
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                names,
+                interest,
+                arrivals,
+                logs,
+                links,
+                reads,
+            }),
+        })
+    }
+}
+
+async fn supported(reads: &Commands) -> Result<(), BrokerError> {
+    let answer = reads
+        .run(|_, server| async move { Ok(server.version) })
+        .await;
+    let version = answer.map_err(|failure| failure.into_error("connecting"))?;
+    let mut parts = version.split('.').map_while(|part| part.parse().ok());
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => {
+            let (major, minor) = OLDEST;
+            let message = format!("Redis {version} is too old; {major}.{minor} or newer is needed");
+            Err(error(ErrorKind::Unsupported, message))
+        }
+        // A user may be forbidden to ask.
+        _ => Ok(()),
+    }
+}
+
+impl Log {
+    /// Where the log stands.
+    async fn stand(&self) -> Result<Stand, Failure> {
+        let stand = self.store.stand(&self.intake.seen(), false).await?;
+        self.intake.saw(stand.epoch, stand.offset, &stand.run);
+        Ok(stand)
+    }
+
+    async fn history(&self, query: &HistoryQuery) -> Result<History, Unread> {
+        let stand = self.stand().await?;
+        page::answer(&self.store, &stand, query).await
+    }
+}
+
+impl Shared {
+    fn log(&self, channel: &Channel) -> Option<&Log> {
+        self.logs.get(self.names.partition(channel.as_str()))
+    }
+
+    async fn announce(
+        &self,
+        channel: &Channel,
+        publication: Publication,
+    ) -> Result<Published, BrokerError> {
+        let what = "publishing";
+        self.links.open(what)?;
+        let log = self.log(channel);
+        let log = log.ok_or_else(|| error(ErrorKind::Rejected, "there is no such partition"))?;
+        let seen = log.intake.seen();
+        let commands = &self.links.commands;
+        let placed = log
+            .store
+            .publish(commands, channel, &publication, &seen)
+            .await?;
+        if !placed.duplicate {
+            log.intake.saw(placed.epoch, placed.offset, &placed.run);
+        }
+        Ok(Published {
+            position: Some(place(&log.store.log, placed.epoch, placed.offset)),
+            duplicate: placed.duplicate,
+        })
+    }
+
+    async fn follow(&self, pattern: &Pattern, inlet: &Inlet) -> Result<Subscription, Failure> {
+        let logs = &self.logs[self.names.partitions_of(pattern)];
+        // Both before the bus is asked: the first message may stand right behind the confirmation.
+        let floors: Vec<_> = logs.iter().map(|log| log.intake.hold(pattern)).collect();
+        let hold = self.interest.add(pattern, inlet);
+        let topics = self.links.follow(self.names.sources(pattern)).await?;
+        let stands = logs.iter().zip(&floors).map(|(log, floor)| async move {
+            if floor.is_open() {
+                floor.set(&log.stand().await?);
+            }
+            Ok::<_, Failure>(())
+        });
+        try_join_all(stands).await?;
+        Ok(Subscription::new((topics, hold, floors)))
+    }
+}
+
+#[async_trait]
+impl Broker for RedisDurable {
+    async fn publish(
+        &self,
+        channel: &Channel,
+        publication: Publication,
+    ) -> Result<Published, BrokerError> {
+        let announced = self.shared.announce(channel, publication);
+        self.shared.links.counted(announced).await
+    }
+
+    async fn subscribe(
+        &self,
+        pattern: &Pattern,
+        inlet: &Inlet,
+    ) -> Result<Subscription, BrokerError> {
+        let what = "subscribing";
+        self.shared.links.open(what)?;
+        let followed = self.shared.follow(pattern, inlet).await;
+        followed.map_err(|failure| failure.into_error(what))
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<History, BrokerError> {
+        let what = "reading history";
+        self.shared.links.open(what)?;
+        let log = self
+            .shared
+            .logs
+            .iter()
+            .find(|log| log.store.log == query.log);
+        let log = log.ok_or_else(|| {
+            let message = format!("has no log {}", query.log);
+            error(ErrorKind::Unsupported, message)
+        })?;
+        for _ in 0..ATTEMPTS {
+            match log.history(&query).await {
+                Ok(history) => return Ok(history),
+                Err(Unread::Failed(failure)) => return Err(failure.into_error(what)),
+                Err(Unread::Moved) => {}
+            }
+        }
+        let message = format!("{what}: the log began again while it was read");
+        Err(error(ErrorKind::Unavailable, message))
+    }
+
+    /// A canary; and every log is caught up with, or on its way.
+    async fn probe(&self) -> Result<(), BrokerError> {
+        let what = "probing";
+        self.shared.links.open(what)?;
+        let failing = self.shared.logs.iter().find_map(|log| log.intake.failing());
+        let answer = match failing {
+            Some(failure) => Err(failure),
+            None => self.shared.links.probe().await,
+        };
+        answer.map_err(|failure| failure.into_error(what))
+    }
+
+    async fn close(&self) {
+        self.shared.interest.close();
+        self.shared.links.close().await;
+        self.shared.reads.close().await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let logs: Vec<_> = self
+            .shared
+            .logs
+            .iter()
+            .map(|log| log.store.log.clone())
+            .collect();
+        let (names, of) = (self.shared.names.clone(), logs.clone());
+        Capabilities {
+            backend: BACKEND,
+            logs: LogMap::new(logs, move |pattern| {
+                of[names.partitions_of(pattern)].to_vec()
+            }),
+            history: true,
+            shared: true,
+            positions: true,
+            idempotency: true,
+            max_data_bytes: Some(self.shared.config.max_data_bytes),
+        }
+    }
+}
+
+impl Arrivals for DurableArrivals {
+    fn message(&self, name: &[u8], message: Bytes) {
+        let Some((partition, channel)) = self.names.arrival(name) else {
+            return;
+        };
+        let announced = Entry::announced(&message, self.max_data_bytes);
+        let (reason, why) = match (channel, announced) {
+            (Ok(channel), Some((epoch, entry))) => {
+                return self.intakes[partition].take(Announced {
+                    channel,
+                    epoch,
+                    entry,
+                });
+            }
+            // What is no announcement has no place in the log: nothing of the log is lost.
+            (Ok(_), None) => (
+                Undeliverable::BadEnvelope,
+                "it is no announcement".to_owned(),
+            ),
+            (Err(why), _) => (Undeliverable::BadChannel, format!("the channel name {why}")),
+        };
+        self.metrics.undeliverable(reason);
+        self.complaints.of(name, &why);
+    }
+
+    fn linked(&self, server: &Server) {
+        self.intakes
+            .iter()
+            .for_each(|intake| intake.linked(&server.run));
+    }
+
+    fn cut(&self) {
+        self.intakes.iter().for_each(|intake| intake.cut());
+    }
+
+    fn whole(&self) {
+        self.intakes.iter().for_each(|intake| intake.whole());
+    }
+
+    fn rejoined(&self) {
+        self.intakes.iter().for_each(|intake| intake.rejoined());
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.interest.close();
+    }
+}
+
+impl fmt::Debug for DurableArrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.intakes).finish()
+    }
+}
+
+impl fmt::Debug for RedisDurable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisDurable")
+            .field("config", &self.shared.config)
+            .field("interest", &self.shared.interest)
+            .field("links", &self.shared.links)
+            .field("logs", &self.shared.arrivals)
+            .finish_non_exhaustive()
+    }
+}

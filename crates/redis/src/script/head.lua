@@ -1,0 +1,7 @@
+-- ARGV: 7 '1' takes a place without an event.
+local log = stand()
+if log.err then return log end
+if ARGV[7] == '1' then
+  log.offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
+end
+return {log.epoch, text(log.offset), text(log.begin), text(log.forgotten)}

@@ -1,0 +1,62 @@
+-- Where a log stands; begins it where there is none, and begins a new epoch where the store went
+-- back behind what the caller has seen, so that places would be given twice.
+--
+-- KEYS: 1 meta, 2 channels (zset: each channel's last offset).
+-- ARGV: 1 layout, 2 a fresh epoch, 3 the run of this server ('' unknown),
+--       4 to 6 what the caller has seen: epoch, offset, and on which run.
+--
+-- meta: layout, epoch, offset (the last place given), begin (the place where the epoch began),
+-- forgotten (no channel that is not in the zset has an event after it), runs ("run base run base …":
+-- the servers that gave places, in turn, and where the log stood when each took over).
+
+local RUNS = 8
+
+local function text(number) return string.format('%.0f', number) end
+
+local function stand()
+  local fresh, run, seen_epoch, seen, seen_run = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
+  local at = redis.call('HMGET', KEYS[1], 'layout', 'epoch', 'offset', 'begin', 'forgotten', 'runs')
+  if at[1] and at[1] ~= ARGV[1] then
+    return redis.error_reply('LAYOUT the log was made with partitions = ' .. at[1] .. ', not ' .. ARGV[1])
+  end
+  if not (at[2] and at[3]) then
+    -- Without its count the log is lost; what is left of it must not be taken for the new one's.
+    redis.call('UNLINK', KEYS[1], KEYS[2])
+    redis.call('HSET', KEYS[1], 'layout', ARGV[1], 'epoch', fresh, 'offset', '0', 'begin', '0',
+      'forgotten', '0', 'runs', run .. ' 0')
+    return {epoch = fresh, offset = 0, begin = 0, forgotten = 0}
+  end
+  local log = {
+    epoch = at[2],
+    offset = tonumber(at[3]),
+    begin = tonumber(at[4] or '0'),
+    forgotten = tonumber(at[5] or '0'),
+  }
+  -- The lowest place at which a server took over since the caller's.
+  local low, found, runs = log.offset, false, {}
+  for name, base in string.gmatch(at[6] or '', '(%S+) (%d+)') do
+    runs[#runs + 1] = {name, base}
+  end
+  if run ~= '' and (#runs == 0 or runs[#runs][1] ~= run) then
+    runs[#runs + 1] = {run, text(log.offset)}
+    local kept = {}
+    for i = math.max(1, #runs - RUNS + 1), #runs do
+      kept[#kept + 1] = runs[i][1] .. ' ' .. runs[i][2]
+    end
+    redis.call('HSET', KEYS[1], 'runs', table.concat(kept, ' '))
+  end
+  for _, one in ipairs(runs) do
+    if one[1] == seen_run then
+      low, found = log.offset, true
+    elseif found then
+      low = math.min(low, tonumber(one[2]))
+    end
+  end
+  local unknown = seen_run ~= '' and not found
+  if log.epoch == seen_epoch and (seen > low or unknown and seen > 0) then
+    log.epoch, log.begin = fresh, log.offset
+    redis.call('HSET', KEYS[1], 'epoch', fresh, 'begin', text(log.begin),
+      'runs', run .. ' ' .. text(log.offset))
+  end
+  return log
+end

@@ -1,0 +1,131 @@
+//! Every law of a broker, over durable channels of a real redis-server.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers")]
+
+mod bus;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bus::{Door, quick};
+use fanfare_conformance::Fixture;
+use fanfare_core::{Broker, Pattern};
+use fanfare_redis::{RedisConfig, RedisDurable};
+use fanfare_testkit::RedisServer;
+
+struct Bus {
+    door: Door,
+    first: RedisDurable,
+    second: RedisDurable,
+    server: RedisServer,
+    /// How the first node is cut off.
+    cut: Cut,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Nothing comes through.
+    Off,
+    /// The link for subscriptions is killed, and may be made anew at once.
+    Killed,
+}
+
+impl Bus {
+    async fn start(cut: Cut, partitions: usize) -> Option<Self> {
+        let server = RedisServer::start().await?;
+        let door = Door::open(server.address()).await;
+        let node = |url| async {
+            let config = RedisConfig {
+                partitions,
+                ..quick(url)
+            };
+            RedisDurable::connect(config, bus::metrics()).await.unwrap()
+        };
+        Some(Self {
+            first: node(door.url()).await,
+            second: node(server.url()).await,
+            door,
+            server,
+            cut,
+        })
+    }
+}
+
+#[async_trait]
+impl Fixture for Bus {
+    async fn broker(&self) -> Arc<dyn Broker> {
+        Arc::new(self.first.clone())
+    }
+
+    async fn second_node(&self) -> Option<Arc<dyn Broker>> {
+        Some(Arc::new(self.second.clone()))
+    }
+
+    async fn interrupt(&self) -> bool {
+        match self.cut {
+            Cut::Off => self.door.shut(),
+            Cut::Killed => {
+                self.server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+            }
+        }
+        true
+    }
+
+    async fn restore(&self) {
+        self.door.reopen();
+        let deadline = tokio::time::Instant::now() + bus::PATIENCE;
+        while let Err(error) = self.first.probe().await {
+            assert!(tokio::time::Instant::now() < deadline, "not back: {error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Takes the entries as trimming does.
+    async fn evict(&self, channels: &Pattern) -> bool {
+        for key in self.server.cli(&["KEYS", "{fanfare:p*}:s:*"]).await.lines() {
+            let name = key.split_once(":s:").unwrap().1;
+            if channels.matches(&name.parse::<Pattern>().unwrap().as_channel().unwrap()) {
+                self.server.cli(&["XTRIM", key, "MAXLEN", "0"]).await;
+            }
+        }
+        true
+    }
+
+    async fn lose(&self) -> bool {
+        self.server.cli(&["FLUSHALL"]).await;
+        true
+    }
+}
+
+mod cut_off {
+    async fn start() -> Option<super::Bus> {
+        super::Bus::start(super::Cut::Off, 1).await
+    }
+
+    fanfare_conformance::conformance!(start);
+}
+
+mod partitions {
+    async fn start() -> Option<super::Bus> {
+        super::Bus::start(super::Cut::Off, 3).await
+    }
+
+    fanfare_conformance::conformance!(start);
+}
+
+/// A kill heals by itself, often before anybody can see it: the law of a probe that must fail does
+/// not apply.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_links_heal_without_a_word() {
+    for law in fanfare_conformance::all_laws() {
+        if !["fault::a_cut_is_healed_or_told"].contains(&law.name) {
+            continue;
+        }
+        let Some(bus) = Bus::start(Cut::Killed, 1).await else {
+            return;
+        };
+        if let Err(how) = law.check(Arc::new(bus)).await {
+            panic!("{}: {how}", law.name);
+        }
+    }
+}
