@@ -1,9 +1,9 @@
 //! How to reach Redis, what to take from it, and the bounds.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use fanfare_core::{
-    BrokerError, Channel, Dialect, ErrorKind, Mapping, Retention, feed::FeedBounds,
+    BrokerError, Channel, Claim, Dialect, ErrorKind, Mapping, Retention, feed::FeedBounds,
 };
 use redis::{Client, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 use socket2::TcpKeepalive;
@@ -158,6 +158,15 @@ impl RedisConfig {
         self.client()?;
         self.routes()?;
         Ok(())
+    }
+
+    /// Which channels are raw: those that an ingest rule makes.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn claim(&self) -> Result<Claim, BrokerError> {
+        let routes = self.routes()?;
+        Ok(Arc::new(move |pattern| routes.claims(pattern)))
     }
 
     /// The server.

@@ -75,6 +75,12 @@ impl Routes {
         }
     }
 
+    /// Whether a rule makes some channel of `pattern`.
+    pub(crate) fn claims(&self, pattern: &Pattern) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.sources_for(pattern).is_some())
+    }
+
     /// What to subscribe to for followers of `pattern`, each source once.
     pub(crate) fn sources(&self, pattern: &Pattern) -> Vec<Source> {
         let own = match pattern.as_channel() {

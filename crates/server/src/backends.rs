@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Dialect, Mapping, Retained, Retention, RetentionRule,
+    Routed,
 };
 use fanfare_memory::MemoryBroker;
 use fanfare_nats::NatsBroker;
-use fanfare_redis::RedisBroker;
+use fanfare_redis::{RedisBroker, RedisConfig, RedisDurable};
 use prometheus::Registry;
 use tokio::time::{Instant, sleep};
 
@@ -29,28 +30,46 @@ pub(crate) async fn connect(
 ) -> Result<Arc<dyn Broker>, Failure> {
     let kind = config.broker.kind;
     let metrics = BrokerMetrics::register(registry, kind.as_str()).map_err(Failure::failed)?;
-    let broker: Arc<dyn Broker> = match kind {
+    match kind {
         Kind::Memory => {
             let config = config.broker.memory.to_room(config.retention());
-            return Ok(Arc::new(MemoryBroker::new(config, metrics)));
+            Ok(Arc::new(MemoryBroker::new(config, metrics)))
         }
-        Kind::Redis => {
-            let settings = config.broker.redis.to_room();
-            let connect = || RedisBroker::connect(settings.clone(), metrics.clone());
-            Arc::new(patiently(config, connect).await?)
-        }
+        Kind::Redis => redis(config, metrics).await,
         Kind::Nats => {
             let settings = config.broker.nats.to_room(&config.server.node);
             let connect = || NatsBroker::connect(settings.clone(), metrics.clone());
-            Arc::new(patiently(config, connect).await?)
+            let broker = Arc::new(patiently(config, connect).await?);
+            Ok(retained(config, broker, metrics))
         }
+    }
+}
+
+/// Channels that ingest rules make come from pub/sub, which keeps nothing; all others are durable.
+async fn redis(config: &Config, metrics: BrokerMetrics) -> Result<Arc<dyn Broker>, Failure> {
+    let settings = RedisConfig {
+        retention: config.retention(),
+        intake: config.delivery.feed(),
+        ..config.broker.redis.to_room()
     };
-    // These buses keep nothing: what passes through this node is retained here.
-    let retained = config
-        .broker
-        .memory
-        .retained(retention(config), config.delivery.feed());
-    Ok(Arc::new(Retained::new(broker, retained, metrics)))
+    let connect = || RedisDurable::connect(settings.clone(), metrics.clone());
+    let durable = Arc::new(patiently(config, connect).await?);
+    if settings.ingest.is_empty() {
+        return Ok(durable);
+    }
+    let connect = || RedisBroker::connect(settings.clone(), metrics.clone());
+    let raw = Arc::new(patiently(config, connect).await?);
+    let claim = settings.claim().map_err(Failure::failed)?;
+    let raw = retained(config, raw, metrics);
+    let routed = Routed::new([(claim, raw)], durable).map_err(Failure::failed)?;
+    Ok(Arc::new(routed))
+}
+
+/// A bus that keeps nothing, with what passes through this node retained here.
+fn retained(config: &Config, bus: Arc<dyn Broker>, metrics: BrokerMetrics) -> Arc<dyn Broker> {
+    let memory = &config.broker.memory;
+    let bounds = memory.retained(retention(config), config.delivery.feed());
+    Arc::new(Retained::new(bus, bounds, metrics))
 }
 
 async fn patiently<B, F: Future<Output = Result<B, BrokerError>>>(

@@ -35,6 +35,8 @@ pub(crate) struct Redis {
     #[serde(skip_serializing)]
     pub(crate) cluster: Option<Unbuilt>,
     pub(crate) prefix: String,
+    pub(crate) partitions: usize,
+    pub(crate) max_channels: usize,
     pub(crate) connect_timeout: Span,
     pub(crate) command_timeout: Span,
     pub(crate) ping_interval: Span,
@@ -73,6 +75,8 @@ impl Default for Redis {
             sentinel: None,
             cluster: None,
             prefix: room.prefix,
+            partitions: room.partitions,
+            max_channels: room.max_channels,
             connect_timeout: Span(room.connect_timeout),
             command_timeout: Span(room.command_timeout),
             ping_interval: Span(room.ping_interval),
@@ -97,11 +101,13 @@ impl Redis {
         rules.map(|rule| (&*rule.source, &*rule.channel))
     }
 
-    /// As the backend wants it.
+    /// As the backend wants it, with retention and queues at their defaults.
     pub(crate) fn to_room(&self) -> RedisConfig {
         RedisConfig {
             url: self.url.expose().to_owned(),
             prefix: self.prefix.clone(),
+            partitions: self.partitions,
+            max_channels: self.max_channels,
             ingest: self.ingest.iter().map(RedisIngest::to_room).collect(),
             connect_timeout: self.connect_timeout.0,
             command_timeout: self.command_timeout.0,
@@ -112,6 +118,7 @@ impl Redis {
             max_lingering: self.max_lingering,
             key_window: self.key_window.0,
             max_data_bytes: self.max_data_bytes.0,
+            ..RedisConfig::default()
         }
     }
 }
