@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fanfare_core::{
     Broker, BrokerMetrics, Channel, Event, Feed, Gap, GapCause, Inlet, Live, Pattern, Publication,
-    Subscription, feed, feed::FeedBounds,
+    Published, Subscription, feed, feed::FeedBounds,
 };
 use fanfare_redis::{Ingest, RedisBroker, RedisConfig};
 use tokio::{
@@ -139,24 +139,39 @@ pub(crate) fn channel(text: &str) -> Channel {
 }
 
 /// Publishes data.
-pub(crate) async fn publish(broker: &RedisBroker, to: &str, data: &str) {
-    broker
-        .publish(&channel(to), Publication::new(data))
-        .await
-        .unwrap();
+pub(crate) async fn publish(broker: &impl Broker, to: &str, data: &str) -> Published {
+    let to = channel(to);
+    broker.publish(&to, Publication::new(data)).await.unwrap()
 }
 
 /// A feed and its subscriptions.
 pub(crate) struct Follower {
-    pub(crate) broker: Arc<RedisBroker>,
+    pub(crate) broker: Arc<dyn Broker>,
     pub(crate) inlet: Inlet,
     pub(crate) feed: Feed,
     pub(crate) subscriptions: Vec<Subscription>,
 }
 
 impl Follower {
-    pub(crate) async fn of(broker: &RedisBroker, patterns: &[&str]) -> Self {
-        let (inlet, feed) = feed(FeedBounds::default());
+    /// One that takes tens of thousands of events before it is read.
+    pub(crate) async fn wide(broker: &(impl Broker + Clone), patterns: &[&str]) -> Self {
+        let bounds = FeedBounds {
+            items: 1 << 20,
+            bytes: 1 << 30,
+        };
+        Self::bounded(broker, patterns, bounds).await
+    }
+
+    pub(crate) async fn of(broker: &(impl Broker + Clone), patterns: &[&str]) -> Self {
+        Self::bounded(broker, patterns, FeedBounds::default()).await
+    }
+
+    async fn bounded(
+        broker: &(impl Broker + Clone),
+        patterns: &[&str],
+        bounds: FeedBounds,
+    ) -> Self {
+        let (inlet, feed) = feed(bounds);
         let mut follower = Self {
             broker: Arc::new(broker.clone()),
             inlet,
