@@ -8,7 +8,7 @@ use fanfare_core::{
 use redis::{Client, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 use socket2::TcpKeepalive;
 
-use crate::{error::error, routes::Routes};
+use crate::{error::error, raw::routes::Routes};
 
 /// The longest prefix, in bytes.
 const MAX_PREFIX_BYTES: usize = 100;

@@ -1,4 +1,5 @@
-//! What stands on the bus for our own channels: one line of JSON, then the data as it is.
+//! What Redis holds and announces of an event of a durable channel: one line of JSON, then the data
+//! as it is.
 //!
 //! `{"v":1,"at":1700000000000,"type":"order.created","tags":[["region","eu"]]}\n<data>`
 

@@ -1,10 +1,26 @@
-//! The Redis broker, in raw mode: plain pub/sub, as any program uses it.
+//! The Redis brokers: durable channels of our own, and raw channels of what others publish.
 //!
-//! Needs Redis 6 or newer, or Valkey, for RESP3.
+//! Needs RESP3: Redis 6 or newer, or Valkey; for durable channels Redis 6.2.
 //!
-//! **What stands on the bus.** A channel that no ingest rule makes is *our own*: it is announced
-//! on `{prefix}:live:{channel}` in an envelope. A channel that a rule makes is *raw*: the bare
-//! payload, in both directions, on the name that the publishers use who do not know us.
+//! # [`RedisDurable`]
+//! **What Redis holds.** Channels live in partitions, each a log with one rising sequence. A script
+//! takes the next place, appends to the channel's stream and announces on
+//! `{prefix:pN}:live:<channel>`, in one step, so the streams' order is the order of announcement. All
+//! keys of a partition share a hash tag.
+//!
+//! **Order and loss.** A link brings announcements in the log's order, or it is cut. Each names the
+//! place of its channel's event before it. A node that sees a hole there, or was cut off, stands
+//! still, reads what it missed of all followed channels from the streams, and goes on: nobody sees
+//! more than a delay. What retention took meanwhile is a gap.
+//!
+//! **Epochs.** A log whose count is gone begins again under a new epoch. So does one that went back
+//! behind what a node has seen, as after a failover to a replica that lagged: each node hands in the
+//! furthest place that it knows, and on which run of the server, and the script compares it with
+//! where the log stood when servers took over since.
+//!
+//! # [`RedisBroker`]
+//! The channels that ingest rules make: the bare payload, in both directions, on the name that the
+//! publishers use who do not know us.
 //!
 //! **Order.** Pub/sub keeps nothing and counts nothing, so each node has a log of its own, `raw`,
 //! with an epoch drawn at start. One reader mints an offset for whatever arrives, in the order of
@@ -17,7 +33,6 @@
 //!
 //! Backend of [`fanfare_core::Broker`]; knows no client, no other backend, no SSE byte.
 
-mod backend;
 mod command;
 mod complaint;
 mod config;
@@ -26,13 +41,12 @@ mod durable;
 mod envelope;
 mod error;
 mod follow;
-mod ingest;
 mod links;
 mod overlap;
 mod probe;
+mod raw;
 mod reader;
-mod routes;
 
-pub use backend::RedisBroker;
 pub use config::{Ingest, IngestFrom, RedisConfig, Retain};
 pub use durable::RedisDurable;
+pub use raw::RedisBroker;

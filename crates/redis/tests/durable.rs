@@ -8,9 +8,9 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use bus::{Door, Follower, PATIENCE, channel, publish, quick};
 use fanfare_core::{
-    Broker, BrokerMetrics, ErrorKind, Event, GapCause, History, HistoryQuery, IdempotencyKey, Live,
-    Offset, Pattern, Position, Publication, Published, Retention, RetentionRule, Since,
-    feed::FeedBounds,
+    Broker, BrokerMetrics, ErrorKind, Event, EventType, GapCause, History, HistoryQuery,
+    IdempotencyKey, Live, Offset, Pattern, Position, Publication, Published, Retention,
+    RetentionRule, Since, Tags, feed::FeedBounds,
 };
 use fanfare_redis::{RedisConfig, RedisDurable};
 use fanfare_testkit::{RedisServer, eventually};
@@ -173,6 +173,74 @@ async fn whatever_is_cut_every_event_comes_once_in_order_and_without_a_gap() {
     let items = pages(&nodes[1], &["all.>"], &from).await;
     let expected: Vec<_> = sent[1..].iter().map(|(_, _, data)| data.clone()).collect();
     assert_eq!(all_told(&items), expected);
+}
+
+#[tokio::test]
+async fn events_carry_types_tags_and_time_live_and_from_history() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let (one, two) = (
+        connect(quick(server.url())).await,
+        connect(quick(server.url())).await,
+    );
+    let mut follower = Follower::of(&two, &["a.b"]).await;
+    let publication = Publication {
+        event_type: Some(EventType::parse("created").unwrap()),
+        tags: Tags::from_iter([("region", "eu")]),
+        ..Publication::new("x\ny")
+    };
+    let to = channel("a.b");
+    one.publish(&to, publication.clone()).await.unwrap();
+    let event = follower.event().await;
+    assert_eq!(event.event_type, publication.event_type);
+    assert_eq!(event.tags, publication.tags);
+    assert_eq!(event.data, publication.data);
+    assert_eq!(event.previous, Some(Offset::ZERO));
+    assert!(event.published_at.elapsed().unwrap() < Duration::from_secs(60));
+    let kept = page(&two, &["a.b"], Since::Oldest, 10).await;
+    assert_eq!(kept.items, [Live::Event(event)]);
+}
+
+#[tokio::test]
+async fn channels_that_come_and_go_leave_nothing_behind() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let broker = connect(quick(server.url())).await;
+    let mut follower = Follower::of(&broker, &[]).await;
+    let joins = (0..2000).map(|index| {
+        let name = match index % 4 {
+            0 => format!("p{index}.*"),
+            _ => format!("c{index}"),
+        };
+        let (broker, inlet) = (broker.clone(), follower.inlet.clone());
+        async move {
+            broker
+                .subscribe(&name.parse().unwrap(), &inlet)
+                .await
+                .unwrap()
+        }
+    });
+    let subscriptions = futures_util::future::join_all(joins).await;
+    assert_eq!(server.cli(&["PUBSUB", "NUMPAT"]).await, "500");
+    publish(&broker, "c1999", "last").await;
+    assert_eq!(follower.told().await.1, "last");
+    drop(subscriptions);
+    eventually("the bus is left", PATIENCE, || async {
+        let patterns = server.cli(&["PUBSUB", "NUMPAT"]).await;
+        let channels = server.cli(&["PUBSUB", "CHANNELS"]).await;
+        let canary = channels
+            .lines()
+            .all(|name| name.starts_with("fanfare:probe:"));
+        (patterns == "0" && canary).then_some(())
+    })
+    .await;
+    let debug = format!("{broker:?}");
+    assert!(
+        debug.contains("topics: 0") && debug.contains("floors: 0"),
+        "{debug}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

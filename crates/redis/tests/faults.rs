@@ -15,10 +15,7 @@ async fn an_outage_heals_without_any_command_of_ours() {
         return;
     };
     let metrics = BrokerMetrics::unregistered("redis");
-    let config = RedisConfig {
-        ingest: vec![rule("raw:*", "{1}")],
-        ..quick(server.url())
-    };
+    let config = quick(server.url());
     let broker = RedisBroker::connect(config, metrics.clone()).await.unwrap();
     let mut follower = Follower::of(&broker, &["a", "b.*"]).await;
     server.cli(&["PUBLISH", "raw:a", "before"]).await;
@@ -91,6 +88,7 @@ async fn a_server_that_stands_still_is_noticed_within_5_s() {
     // The times are the defaults: they are the promise.
     let config = RedisConfig {
         url: server.url(),
+        ingest: quick(server.url()).ingest,
         ..RedisConfig::default()
     };
     let broker = RedisBroker::connect(config, metrics.clone()).await.unwrap();
@@ -136,7 +134,6 @@ async fn an_output_buffer_kill_is_a_gap() {
         return;
     };
     let config = RedisConfig {
-        ingest: vec![rule("raw:*", "{1}")],
         max_data_bytes: 64 << 20,
         ..quick(server.url())
     };
@@ -188,10 +185,7 @@ async fn a_cut_anywhere_in_the_stream_is_a_gap_and_no_part_of_an_event() {
         return;
     };
     let door = Door::open(server.address()).await;
-    let config = RedisConfig {
-        ingest: vec![rule("raw:*", "{1}")],
-        ..quick(door.url())
-    };
+    let config = quick(door.url());
     let broker = connect(config).await;
     let mut follower = Follower::of(&broker, &["a"]).await;
     let mut stranger = server.resp().await;
@@ -224,13 +218,13 @@ async fn a_subscription_that_the_acl_forbids_is_refused_by_itself() {
     let Some(server) = RedisServer::start().await else {
         return;
     };
-    let rules = ["on", ">pw", "~fanfare:*", "&fanfare:*", "+@all"];
+    let rules = ["on", ">pw", "~fanfare:*", "&fanfare:*", "&own:*", "+@all"];
     server
         .cli(&[&["ACL", "SETUSER", "edge"][..], &rules[..]].concat())
         .await;
     let config = RedisConfig {
         url: server.url().replace("redis://", "redis://edge:pw@"),
-        ingest: vec![rule("raw:*", "raw.{1}")],
+        ingest: vec![rule("raw:*", "raw.{1}"), rule("own:*", "own.{1}")],
         ..quick(server.url())
     };
     let broker = connect(config).await;

@@ -20,6 +20,11 @@ struct Followed {
 }
 
 impl Floors {
+    /// How many patterns are held.
+    pub(super) fn len(&self) -> usize {
+        self.patterns.len()
+    }
+
     pub(super) fn hold(&mut self, pattern: &Pattern) {
         self.patterns.entry(pattern, Followed::default).holds += 1;
     }

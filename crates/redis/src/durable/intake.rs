@@ -530,6 +530,7 @@ impl fmt::Debug for Intake {
             .field("stage", &state.stage)
             .field("high", &state.high)
             .field("queued", &state.queue.len())
+            .field("floors", &state.floors.len())
             .finish_non_exhaustive()
     }
 }

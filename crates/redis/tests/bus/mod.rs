@@ -107,10 +107,11 @@ async fn pass(client: TcpStream, server: SocketAddr, mut state: watch::Receiver<
     }
 }
 
-/// Settings that make faults short.
+/// Settings that make faults short; each raw name `raw:x` is the channel `x`.
 pub(crate) fn quick(url: String) -> RedisConfig {
     RedisConfig {
         url,
+        ingest: vec![rule("raw:*", "{1}")],
         reconnect_delay: Duration::from_millis(200),
         linger: Duration::from_millis(100),
         ..RedisConfig::default()

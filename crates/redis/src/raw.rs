@@ -1,6 +1,9 @@
-//! The broker itself.
+//! Raw channels: what others publish, as it is.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+mod arrivals;
+pub(crate) mod routes;
+
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use fanfare_core::{
@@ -11,19 +14,22 @@ use fanfare_core::{
 use parking_lot::Mutex;
 use redis::Script;
 
+use self::{
+    arrivals::RawArrivals,
+    routes::{Routes, Target},
+};
 use crate::{
     config::RedisConfig,
-    envelope,
     error::{BACKEND, error},
-    ingest::RawArrivals,
     links::{Links, fresh_epoch},
-    routes::{Routes, Target},
 };
 
 /// The name of the one log.
 const LOG: &str = "raw";
 
-/// A Redis that other programs and other nodes publish to, in raw mode.
+/// The channels that ingest rules make of what other programs publish: see [`Ingest`](crate::Ingest).
+///
+/// It takes publications for them too, as bare data under the same names. It has no other channels.
 ///
 /// A clone is the same broker. When the last one is dropped, its links end.
 #[derive(Clone)]
@@ -113,14 +119,9 @@ impl Shared {
             return Err(error(ErrorKind::TooLarge, message));
         }
         match self.routes.target(channel) {
-            Target::Own(name) => {
-                let message =
-                    envelope::encode(publication, SystemTime::now()).ok_or_else(|| {
-                        let most = envelope::MAX_HEAD_BYTES;
-                        let message = format!("the tags have more than {most} bytes");
-                        error(ErrorKind::TooLarge, message)
-                    })?;
-                Ok((name, message))
+            Target::Nowhere => {
+                let message = format!("no ingest rule makes the channel {channel}");
+                Err(error(ErrorKind::Unsupported, message))
             }
             Target::Raw(name) => {
                 let extra = match publication {

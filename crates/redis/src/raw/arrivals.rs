@@ -9,12 +9,8 @@ use fanfare_core::{
 };
 use parking_lot::Mutex;
 
-use crate::{
-    complaint::Complaints,
-    envelope::{self, Envelope},
-    reader::Arrivals,
-    routes::{Arrival, Routes},
-};
+use super::routes::{Arrival, Routes};
+use crate::{complaint::Complaints, reader::Arrivals};
 
 /// Makes events of messages, in the order of their arrival.
 ///
@@ -67,44 +63,24 @@ impl RawArrivals {
         self.state.lock().mint();
     }
 
-    fn open(&self, message: Bytes, own: bool, now: SystemTime) -> Result<Envelope, Undeliverable> {
-        let head = if own { envelope::MAX_HEAD_BYTES + 1 } else { 0 };
-        if message.len() > self.max_data_bytes + head {
+    fn open(&self, message: Bytes) -> Result<Data, Undeliverable> {
+        if message.len() > self.max_data_bytes {
             return Err(Undeliverable::TooLarge);
         }
-        let envelope = if own {
-            let envelope = envelope::decode(&message)?;
-            // Another node's clock may be ahead of this one's.
-            let lag = now
-                .duration_since(envelope.published_at)
-                .unwrap_or_default();
-            self.metrics.lag_seconds.observe(lag.as_secs_f64());
-            envelope
-        } else {
-            Envelope {
-                event_type: None,
-                tags: Tags::default(),
-                published_at: now,
-                data: Data::parse(message).map_err(|_| Undeliverable::NotUtf8)?,
-            }
-        };
-        if envelope.data.len() > self.max_data_bytes {
-            return Err(Undeliverable::TooLarge);
-        }
-        Ok(envelope)
+        Data::parse(message).map_err(|_| Undeliverable::NotUtf8)
     }
 
-    fn place(&self, state: &mut State, channel: Channel, envelope: Envelope) {
+    fn place(&self, state: &mut State, channel: Channel, data: Data) {
         self.metrics.events.inc();
         self.interest.offer(&Arc::new(Event {
             channel,
             position: state.mint(),
             // Pub/sub does not count what stands on a channel.
             previous: None,
-            event_type: envelope.event_type,
-            data: envelope.data,
-            tags: envelope.tags,
-            published_at: envelope.published_at,
+            event_type: None,
+            data,
+            tags: Tags::default(),
+            published_at: SystemTime::now(),
         }));
     }
 
@@ -148,22 +124,18 @@ impl State {
 
 impl Arrivals for RawArrivals {
     fn message(&self, name: &[u8], message: Bytes) {
-        let (channel, own) = match self.routes.arrival(name) {
-            Arrival::Own(channel) => (channel, true),
-            Arrival::Raw(channel) => (channel, false),
+        let channel = match self.routes.arrival(name) {
+            Arrival::Raw(Ok(channel)) => channel,
+            Arrival::Raw(Err(why)) => return self.nameless(name, why),
             Arrival::Other => return,
-        };
-        let channel = match channel {
-            Ok(channel) => channel,
-            Err(why) => return self.nameless(name, why),
         };
         if !self.interest.follows(&channel) {
             // A glob selects more than the pattern it was made of.
             return;
         }
         let mut state = self.state.lock();
-        match self.open(message, own, SystemTime::now()) {
-            Ok(envelope) => self.place(&mut state, channel, envelope),
+        match self.open(message) {
+            Ok(data) => self.place(&mut state, channel, data),
             Err(reason) => self.undeliverable(&mut state, name, channel, reason),
         }
     }

@@ -1,4 +1,4 @@
-//! The names on the bus: what a channel is announced on, what to subscribe to for a pattern, and
+//! The raw names on the bus: what a channel is published on, what to subscribe to for a pattern, and
 //! what an arriving name means.
 
 use std::borrow::Cow;
@@ -12,27 +12,24 @@ pub(crate) struct Routes {
     own: String,
     /// What the names of durable channels begin with.
     durable: String,
-    live: String,
     rules: Vec<Mapping>,
 }
 
 /// Where a publication goes.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Target<'r> {
-    /// Our own channel, in an envelope.
-    Own(String),
-    /// A raw channel, as it is.
+    /// A raw channel.
     Raw(String),
     /// A raw channel for which the rule does not say one name.
     Ambiguous(&'r Mapping),
+    /// No rule makes it.
+    Nowhere,
 }
 
 /// What an arriving name means.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Arrival {
-    /// Our own channel, in an envelope.
-    Own(Result<Channel, InvalidChannel>),
-    /// A raw channel, as it is.
+    /// A raw channel.
     Raw(Result<Channel, InvalidChannel>),
     /// Nothing of ours.
     Other,
@@ -43,14 +40,14 @@ impl Routes {
         Self {
             own: format!("{prefix}:"),
             durable: format!("{{{prefix}:"),
-            live: format!("{prefix}:live:"),
             rules,
         }
     }
 
-    /// The key under which a publication's idempotency key is known.
+    /// The key under which a publication's idempotency key is known. A channel has no space, so two
+    /// channels never share one.
     pub(crate) fn key(&self, channel: &Channel, key: &str) -> String {
-        format!("{}key:{channel}:{key}", self.own)
+        format!("{}key:{channel} {key}", self.own)
     }
 
     /// Where a publication to `channel` goes.
@@ -71,7 +68,7 @@ impl Routes {
         }
         match ambiguous {
             Some(rule) => Target::Ambiguous(rule),
-            None => Target::Own(format!("{}{channel}", self.live)),
+            None => Target::Nowhere,
         }
     }
 
@@ -83,17 +80,7 @@ impl Routes {
 
     /// What to subscribe to for followers of `pattern`, each source once.
     pub(crate) fn sources(&self, pattern: &Pattern) -> Vec<Source> {
-        let own = match pattern.as_channel() {
-            Some(channel) => Source::Name(format!("{}{channel}", self.live)),
-            // Names of channels have no character that a glob takes for its own. A `*` of a glob
-            // runs over dots too: what arrives is checked again.
-            None => Source::Wild(format!(
-                "{}{}",
-                self.live,
-                pattern.as_str().replace('>', "*")
-            )),
-        };
-        let mut sources = vec![own];
+        let mut sources = Vec::new();
         for source in self
             .rules
             .iter()
@@ -108,14 +95,9 @@ impl Routes {
 
     /// What a name means that a message arrived on.
     pub(crate) fn arrival(&self, name: &[u8]) -> Arrival {
-        if let Some(rest) = name.strip_prefix(self.own.as_bytes()) {
-            return match rest.strip_prefix(b"live:") {
-                Some(channel) => Arrival::Own(Channel::parse(&String::from_utf8_lossy(channel))),
-                // What others write under our prefix, a rule does not take either.
-                None => Arrival::Other,
-            };
-        }
-        if name.starts_with(self.durable.as_bytes()) {
+        // What is written under our prefix, a rule does not take.
+        let is_ours = [&self.own, &self.durable].map(|ours| name.starts_with(ours.as_bytes()));
+        if is_ours.contains(&true) {
             return Arrival::Other;
         }
         // What is not UTF-8 gets a character that no channel name keeps it from having; such a
@@ -159,13 +141,11 @@ mod tests {
     #[test]
     fn a_pattern_is_followed_by_name_or_by_glob() {
         let routes = routes(&[("orders:*", "orders.{1}"), ("orders:*", "{name}")]);
-        assert_eq!(follow(&routes, "a.b"), ["ff:live:a.b"]);
-        assert_eq!(follow(&routes, "a.*.>"), ["glob ff:live:a.*.*"]);
-        assert_eq!(
-            follow(&routes, "orders.eu"),
-            ["ff:live:orders.eu", "orders:eu"]
-        );
-        assert_eq!(follow(&routes, ">"), ["glob ff:live:*", "glob orders:*"]);
+        assert!(follow(&routes, "a.b").is_empty());
+        assert_eq!(follow(&routes, "orders.eu"), ["orders:eu"]);
+        assert_eq!(follow(&routes, ">"), ["glob orders:*"]);
+        assert!(routes.claims(&"*.eu".parse().unwrap()) && routes.claims(&">".parse().unwrap()));
+        assert!(!routes.claims(&"a.*".parse().unwrap()));
     }
 
     #[test]
@@ -174,10 +154,7 @@ mod tests {
         assert_eq!(routes.target(&channel("b.x")), Target::Raw("a:b.x".into()));
         let routes = self::routes(&[("b:*", "b.{1}"), ("b:x", "y"), ("c:*", "{name}")]);
         assert_eq!(routes.target(&channel("b.x")), Target::Raw("b:x".into()));
-        assert_eq!(
-            routes.target(&channel("z")),
-            Target::Own("ff:live:z".into())
-        );
+        assert_eq!(routes.target(&channel("z")), Target::Nowhere);
         assert!(matches!(
             routes.target(&channel("c.x.y")),
             Target::Ambiguous(_)
@@ -192,14 +169,7 @@ mod tests {
     #[test]
     fn our_own_names_are_not_raw() {
         let routes = routes(&[("*", "{name}")]);
-        assert_eq!(
-            routes.arrival(b"ff:live:a.b"),
-            Arrival::Own(Ok(channel("a.b")))
-        );
-        assert!(matches!(
-            routes.arrival(b"ff:live:a b"),
-            Arrival::Own(Err(_))
-        ));
+        assert_eq!(routes.arrival(b"ff:live:a.b"), Arrival::Other);
         assert_eq!(routes.arrival(b"ff:probe:1"), Arrival::Other);
         assert_eq!(routes.arrival(b"{ff:p0}:live:a"), Arrival::Other);
         assert_eq!(routes.arrival(b"ff:key:1"), Arrival::Other);
