@@ -170,8 +170,9 @@ async fn supported(reads: &Commands) -> Result<(), BrokerError> {
 impl Log {
     /// Where the log stands.
     async fn stand(&self) -> Result<Stand, Failure> {
-        let stand = self.store.stand(&self.intake.seen(), false).await?;
-        self.intake.saw(stand.epoch, stand.offset, &stand.run);
+        let seen = self.intake.seen();
+        let stand = self.store.stand(&seen, false).await?;
+        self.intake.saw(&seen, stand.seen());
         Ok(stand)
     }
 
@@ -201,11 +202,12 @@ impl Shared {
             .store
             .publish(commands, channel, &publication, &seen)
             .await?;
+        let position = place(&log.store.log, placed.at.epoch, placed.at.offset);
         if !placed.duplicate {
-            log.intake.saw(placed.epoch, placed.offset, &placed.run);
+            log.intake.saw(&seen, placed.at);
         }
         Ok(Published {
-            position: Some(place(&log.store.log, placed.epoch, placed.offset)),
+            position: Some(position),
             duplicate: placed.duplicate,
         })
     }

@@ -430,9 +430,9 @@ async fn a_restart_with_a_log_on_disk_loses_nothing_and_without_is_told() {
 }
 
 /// A store that comes back without its tail, as after a failover to a replica that lagged.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_went_back_begins_a_new_epoch_whoever_publishes_first() {
-    for others in [0, 20] {
+    for (others, go_on) in [(0, false), (20, false), (20, true)] {
         // It is saved by hand, and loads that at its start.
         let Some(mut server) = RedisServer::start_with(&["--dbfilename", "dump.rdb"]).await else {
             return;
@@ -465,9 +465,21 @@ async fn a_store_that_went_back_begins_a_new_epoch_whoever_publishes_first() {
             let again = publish(&other, "a", &format!("again {index}")).await;
             assert_eq!(again.position.unwrap().epoch, lost[0].epoch);
         }
+        let publishing = go_on.then(|| {
+            let other = other.clone();
+            tokio::spawn(async move {
+                loop {
+                    publish(&other, "a", "and again").await;
+                }
+            })
+        });
         door.reopen();
         let gap = follower.gap(GapCause::NewEpoch).await;
         assert_eq!((gap.scope.as_str(), gap.after.as_ref()), (">", lost.last()));
+        if let Some(publishing) = publishing {
+            publishing.abort();
+            continue;
+        }
         let next = publish(&knowing, "a", "next").await.position.unwrap();
         assert_ne!(next.epoch, lost[0].epoch);
         assert_eq!(follower.told().await.1, "next");

@@ -75,8 +75,7 @@ async fn heal(intake: &Intake, store: &Store) -> Result<(), Unread> {
 
 async fn heal_once(intake: &Intake, store: &Store, owed: bool) -> Result<(), Unread> {
     for _ in 0..ATTEMPTS {
-        intake.vet();
-        let stand = store.stand(&intake.seen(), owed).await?;
+        let stand = stand(intake, store, owed).await?;
         if catch_up(intake, store, &stand).await? {
             if owed {
                 intake.tell(GapCause::Reconnected, &stand);
@@ -84,11 +83,22 @@ async fn heal_once(intake: &Intake, store: &Store, owed: bool) -> Result<(), Unr
             return Ok(());
         }
     }
-    intake.vet();
-    let stand = store.stand(&intake.seen(), true).await?;
+    let stand = stand(intake, store, true).await?;
     intake.enter(&stand);
     intake.tell(GapCause::Evicted, &stand);
     Ok(())
+}
+
+/// Where the log stands, which all that this node knows of is held against.
+async fn stand(intake: &Intake, store: &Store, mint: bool) -> Result<Stand, Unread> {
+    intake.vet();
+    let seen = intake.seen();
+    let stand = store.stand(&seen, mint).await?;
+    if intake.verified(&seen, stand.seen()) {
+        Ok(stand)
+    } else {
+        Err(Unread::Moved)
+    }
 }
 
 /// Hands on everything up to a stand. Answers no where it must be taken anew, because retention

@@ -80,9 +80,7 @@ pub(crate) struct Seen {
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) duplicate: bool,
-    pub(crate) epoch: Epoch,
-    pub(crate) offset: u64,
-    pub(crate) run: Arc<str>,
+    pub(crate) at: Seen,
 }
 
 /// Why a page could not be read.
@@ -105,6 +103,16 @@ impl From<Failure> for Unread {
 pub(crate) struct Selected {
     pub(crate) listed: HashMap<Channel, u64>,
     pub(crate) unlisted: Vec<Pattern>,
+}
+
+impl Stand {
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            epoch: self.epoch,
+            offset: self.offset,
+            run: self.run.clone(),
+        }
+    }
 }
 
 impl Default for Scripts {
@@ -194,9 +202,11 @@ impl Store {
             answer.map_err(|failure| failure.into_error("publishing"))?;
         Ok(Placed {
             duplicate: duplicate == 1,
-            epoch: Epoch(epoch),
-            offset,
-            run,
+            at: Seen {
+                epoch: Epoch(epoch),
+                offset,
+                run,
+            },
         })
     }
 

@@ -1,0 +1,227 @@
+//! What an intake knows, and what follows from it for an announcement.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use fanfare_core::{Channel, Epoch};
+
+use super::super::{entry::Entry, floors::Floors, store::Seen};
+use crate::error::Failure;
+
+/// What an intake knows.
+pub(super) struct State {
+    pub(super) epoch: Epoch,
+    /// Everything up to here was handed on, told as a gap, or is not followed.
+    pub(super) high: u64,
+    pub(super) seen: Seen,
+    /// The run of the server at the other end of the link for subscriptions.
+    pub(super) run: Arc<str>,
+    pub(super) stage: Stage,
+    /// Something may have been missed that the healing under way does not know of.
+    pub(super) again: bool,
+    /// Followers of something missed what only a gap can tell.
+    pub(super) owed: bool,
+    /// Why healing does not get on.
+    pub(super) failing: Option<Failure>,
+    pub(super) queue: VecDeque<Announced>,
+    pub(super) queued_bytes: usize,
+    /// How many of the queue were there before the log's stand was last read.
+    pub(super) vetted: usize,
+    pub(super) floors: Floors,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// Announcements are handed on as they come.
+    Flowing,
+    /// The link was cut; not everything is followed again.
+    Cut,
+    /// Something was missed.
+    Healing,
+}
+
+/// An announcement.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    pub(crate) channel: Channel,
+    pub(crate) epoch: Epoch,
+    pub(crate) entry: Entry,
+}
+
+/// What an announcement is to the intake.
+#[derive(PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It comes next.
+    Next,
+    /// It was handed on, or told, before.
+    Known,
+    /// Something before it was missed.
+    Hole,
+    /// It is of another epoch.
+    Foreign,
+}
+
+impl Default for State {
+    /// Nowhere, and cut off.
+    fn default() -> Self {
+        let nowhere = Seen {
+            epoch: Epoch(0),
+            offset: 0,
+            run: "".into(),
+        };
+        Self {
+            epoch: nowhere.epoch,
+            high: 0,
+            seen: nowhere,
+            run: "".into(),
+            stage: Stage::Cut,
+            again: false,
+            owed: false,
+            failing: None,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            vetted: 0,
+            floors: Floors::default(),
+        }
+    }
+}
+
+impl State {
+    pub(super) fn see(&mut self, announced: &Announced) {
+        // What another server announces may stand on less than what was seen: the script must
+        // compare that first.
+        if announced.epoch == self.seen.epoch && self.run == self.seen.run {
+            self.seen.offset = self.seen.offset.max(announced.entry.offset);
+        }
+    }
+
+    /// Takes a server's word, given on what was `seen`. Answers whether it covers what is seen now.
+    pub(super) fn accept(&mut self, seen: &Seen, now: Seen) -> bool {
+        let is_covered = if seen.epoch != self.seen.epoch {
+            false
+        } else if now.epoch != seen.epoch {
+            true
+        } else if now.run == self.seen.run {
+            self.seen.offset = self.seen.offset.max(now.offset);
+            return true;
+        } else {
+            *seen == self.seen
+        };
+        if is_covered {
+            self.seen = now;
+        }
+        is_covered
+    }
+
+    pub(super) fn turn(&self, announced: &Announced) -> Turn {
+        let (offset, previous) = (announced.entry.offset, announced.entry.previous.offset);
+        if announced.epoch != self.epoch {
+            Turn::Foreign
+        } else if offset <= self.high {
+            Turn::Known
+        } else if previous > self.high && previous > self.floors.of(&announced.channel, self.epoch)
+        {
+            Turn::Hole
+        } else {
+            Turn::Next
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue = VecDeque::new();
+        (self.queued_bytes, self.vetted) = (0, 0);
+    }
+}
+
+impl Announced {
+    pub(super) fn weight(&self) -> usize {
+        const FLAT: usize = 192;
+        FLAT + self.entry.content.as_ref().map_or(0, |e| e.data.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfare_core::Undeliverable;
+
+    use super::{super::super::entry::Previous, *};
+
+    fn announced(epoch: u64, offset: u64, previous: u64) -> Announced {
+        Announced {
+            channel: Channel::parse("a.b").unwrap(),
+            epoch: Epoch(epoch),
+            entry: Entry {
+                offset,
+                previous: Previous {
+                    offset: previous,
+                    exact: true,
+                },
+                content: Err(Undeliverable::TooLarge),
+            },
+        }
+    }
+
+    fn seen(epoch: u64, offset: u64, run: &str) -> Seen {
+        Seen {
+            epoch: Epoch(epoch),
+            offset,
+            run: run.into(),
+        }
+    }
+
+    fn state(high: u64) -> State {
+        let mut state = State {
+            epoch: Epoch(1),
+            high,
+            seen: seen(1, high, "one"),
+            run: "one".into(),
+            ..State::default()
+        };
+        state.floors.hold(&"a.*".parse().unwrap());
+        state
+    }
+
+    #[test]
+    fn a_hole_is_what_lies_beyond_all_that_was_handed_on() {
+        let mut state = state(10);
+        let turn = |state: &State, offset, previous| state.turn(&announced(1, offset, previous));
+        assert!(turn(&state, 10, 9) == Turn::Known);
+        assert!(turn(&state, 20, 10) == Turn::Next);
+        assert!(
+            turn(&state, 20, 12) == Turn::Next,
+            "nobody is owed what came before"
+        );
+        state.floors.set(&"a.*".parse().unwrap(), Epoch(1), 11);
+        assert!(turn(&state, 20, 11) == Turn::Next);
+        assert!(turn(&state, 20, 12) == Turn::Hole);
+        assert!(state.turn(&announced(2, 1, 0)) == Turn::Foreign);
+    }
+
+    #[test]
+    fn what_another_server_announces_is_no_proof_for_what_was_seen() {
+        let mut state = state(10);
+        state.see(&announced(1, 12, 0));
+        assert_eq!(state.seen, seen(1, 12, "one"));
+        state.run = "two".into();
+        state.see(&announced(1, 20, 0));
+        assert_eq!(state.seen, seen(1, 12, "one"));
+    }
+
+    #[test]
+    fn a_word_counts_if_it_was_given_on_all_that_is_seen() {
+        let mut state = state(10);
+        let before = state.seen.clone();
+        state.see(&announced(1, 12, 0));
+        // Another server, which compared less than this node knows by now.
+        assert!(!state.accept(&before, seen(1, 11, "two")));
+        let now = state.seen.clone();
+        assert!(state.accept(&now, seen(1, 15, "two")));
+        assert_eq!(state.seen, seen(1, 15, "two"));
+        // The same server, in whatever order its answers are read.
+        assert!(state.accept(&before, seen(1, 14, "two")));
+        assert_eq!(state.seen, seen(1, 15, "two"));
+        // A new epoch, and then a late answer from before it.
+        assert!(state.accept(&now, seen(2, 15, "two")));
+        assert!(!state.accept(&now, seen(1, 16, "two")));
+        assert_eq!(state.seen, seen(2, 15, "two"));
+    }
+}
