@@ -6,7 +6,7 @@ use fanfare_core::{Broker, BrokerError, ErrorKind, Pattern};
 use fanfare_delivery::{Filter, Hub, Seat, Subscriber};
 use http::request::Parts;
 use prometheus::Registry;
-use tokio::{sync::Semaphore, time};
+use tokio::time;
 
 use crate::{
     auth::{Action, Authenticator, Identity},
@@ -15,19 +15,19 @@ use crate::{
     connection::Connection,
     filter::Filters,
     hook::Hooks,
-    limit::{Limiter, Permit},
+    limit::{Limiter, Permit, Slots},
     metrics::Metrics,
     problem::Refusal,
     readiness::Readiness,
     registry::Connections,
 };
 
-/// What every route works with.
+/// What every route works with. A reload makes another one of the same edge.
 pub(crate) struct App {
     pub(crate) config: EdgeConfig,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) hub: Hub,
-    pub(crate) auth: Authenticator,
+    pub(crate) auth: Arc<Authenticator>,
     pub(crate) limiter: Limiter,
     pub(crate) histories: Limiter,
     pub(crate) connections: Connections,
@@ -36,7 +36,7 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) readiness: Readiness,
     /// The publish requests that may be under way.
-    pub(crate) publishes: Arc<Semaphore>,
+    pub(crate) publishes: Slots,
     pub(crate) registry: Registry,
 }
 
@@ -49,6 +49,28 @@ pub(crate) struct Reader {
 }
 
 impl App {
+    /// The same edge under other settings: counts, tables and whatever runs are shared.
+    pub(crate) fn under(&self, config: EdgeConfig, auth: Arc<Authenticator>) -> Self {
+        let limits = &config.limits;
+        Self {
+            broker: self.broker.clone(),
+            hub: self.hub.clone(),
+            auth,
+            limiter: self.limiter.within(limits.connections, limits),
+            histories: self.histories.within(limits.histories, limits),
+            connections: self.connections.clone(),
+            hooks: self.hooks.with_retry(limits.retry_after),
+            filters: self
+                .filters
+                .within(limits.filter_classes, limits.retry_after),
+            metrics: self.metrics.clone(),
+            readiness: self.readiness.clone(),
+            publishes: self.publishes.within(limits.publishes),
+            registry: self.registry.clone(),
+            config,
+        }
+    }
+
     /// Takes a slot of `limiter` for a client.
     pub(crate) fn slot(
         &self,

@@ -28,7 +28,7 @@ use futures_util::task::AtomicWaker;
 use http::{Request, Version, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::{net::TcpStream, time};
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
@@ -157,10 +157,11 @@ impl Drop for Watched {
     }
 }
 
-/// What answers requests: a router and what is done with each answer before it leaves.
+/// What answers requests: a router, which a reload replaces, and what is done with each answer
+/// before it leaves.
 #[derive(Clone)]
 pub(crate) struct Service {
-    pub(crate) router: Router,
+    pub(crate) router: Arc<RwLock<Router>>,
     pub(crate) observe: Observe,
 }
 
@@ -308,7 +309,7 @@ impl Socket {
 }
 
 async fn answer(
-    mut service: Service,
+    service: Service,
     connection: Connection,
     socket: Arc<Socket>,
     mut request: Request<Incoming>,
@@ -318,7 +319,10 @@ async fn answer(
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(connection);
     let mut response = match check_host(&request) {
-        Ok(()) => service.router.call(request.map(Body::new)).await?,
+        Ok(()) => {
+            let mut router = service.router.read().clone();
+            router.call(request.map(Body::new)).await?
+        }
         Err(refusal) => refusal.into_response(),
     };
     (service.observe)(&path, &mut response);

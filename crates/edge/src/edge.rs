@@ -5,34 +5,32 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc};
 use fanfare_core::Broker;
 use fanfare_delivery::Hub;
 use prometheus::{IntGauge, Opts, Registry};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::App,
-    auth::Authenticator,
     config::{ConfigError, EdgeConfig},
     connection::{Bounds, Service},
     drain::{self, Drained},
     filter::{FilterFactory, Filters},
     hook::{Hook, Hooks},
-    limit::Limiter,
+    limit::{Limiter, Slots},
     listener::{Listener, Loop},
     metrics::Metrics,
     readiness::Readiness,
     registry::Connections,
+    reload::Reloader,
     router,
 };
 
 /// An edge whose listeners are bound. Nothing is accepted until it [runs](Self::run).
 #[derive(Debug)]
 pub struct Edge {
-    config: EdgeConfig,
+    reloader: Reloader,
     broker: Arc<dyn Broker>,
     registry: Registry,
     metrics: Metrics,
     delivery: fanfare_delivery::Metrics,
-    auth: Authenticator,
     public: Listener,
     admin: Listener,
     filters: Vec<Arc<dyn FilterFactory>>,
@@ -81,7 +79,6 @@ impl Edge {
     ) -> Result<Self, BuildError> {
         config.check()?;
         config.delivery.node.clone_from(&config.server.node);
-        let auth = Authenticator::new(&config.auth, &config.cors)?;
         let metrics = Metrics::register(registry)?;
         let delivery = fanfare_delivery::Metrics::register(registry)?;
         register_build_info(registry)?;
@@ -95,12 +92,11 @@ impl Edge {
         let public = bind("server.listen", config.server.listen)?;
         let admin = bind("admin.listen", config.admin.listen)?;
         Ok(Self {
-            config,
+            reloader: Reloader::new(config)?,
             broker,
             registry: registry.clone(),
             metrics,
             delivery,
-            auth,
             public,
             admin,
             filters: Vec::new(),
@@ -132,6 +128,11 @@ impl Edge {
         self.admin.address
     }
 
+    /// A handle that gives this edge other settings, before its run and during it.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Serves until `shutdown` is ready, then drains: readiness turns red at once; after
     /// `server.drain_delay` nothing more is accepted and streams end, spread over
     /// `server.drain_window`; what is left after `server.drain_grace` is cut. The broker is left
@@ -143,34 +144,33 @@ impl Edge {
     /// Where the runtime does not take the listeners.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<Drained> {
         let Self {
-            config,
+            reloader,
             broker,
             registry,
             metrics,
             delivery,
-            auth,
             public,
             admin,
             filters,
             hooks,
         } = self;
-        let limits = &config.limits;
-        let hub = Hub::spawn(config.delivery.clone(), broker.clone(), delivery);
-        let readiness = Readiness::new(config.probe, metrics.clone());
-        let app = Arc::new(App {
-            hub,
-            auth,
-            limiter: Limiter::connections(limits, &metrics),
-            histories: Limiter::histories(limits),
-            connections: Connections::default(),
-            hooks: Hooks::new(hooks, config.server.hook_timeout, limits.retry_after),
-            filters: Filters::new(filters, limits.filter_classes, limits.retry_after),
-            metrics,
-            readiness: readiness.clone(),
-            publishes: Arc::new(Semaphore::new(limits.publishes.min(Semaphore::MAX_PERMITS))),
-            registry,
-            broker: broker.clone(),
-            config,
+        let (app, router) = reloader.serve(|config, auth| {
+            let limits = &config.limits;
+            App {
+                hub: Hub::spawn(config.delivery.clone(), broker.clone(), delivery),
+                auth,
+                limiter: Limiter::connections(limits, &metrics),
+                histories: Limiter::histories(limits),
+                connections: Connections::default(),
+                hooks: Hooks::new(hooks, config.server.hook_timeout, limits.retry_after),
+                filters: Filters::new(filters, limits.filter_classes, limits.retry_after),
+                readiness: Readiness::new(config.probe, metrics.clone()),
+                metrics,
+                publishes: Slots::new(limits.publishes),
+                registry,
+                broker: broker.clone(),
+                config,
+            }
         });
         tracing::info!(
             node = app.config.server.node,
@@ -185,11 +185,14 @@ impl Edge {
             outside.cut.clone().drop_guard(),
             inside.cut.clone().drop_guard(),
         ];
-        let watch = readiness.watch(broker);
-        let serve_outside =
-            public.run(outside.accept(&app, router::public(&app), app.config.server.sockets));
+        let watch = app.readiness.clone().watch(broker);
+        let serve_outside = public.run(outside.accept(
+            &app,
+            router::outside(&app, router),
+            app.config.server.sockets,
+        ));
         let serve_inside =
-            admin.run(inside.accept(&app, router::operators(&app), app.config.admin.sockets));
+            admin.run(inside.accept(&app, router::inside(&app), app.config.admin.sockets));
         let drained = drain::run(&app, shutdown, &outside, &inside);
         tokio::select! {
             drained = async { tokio::join!(drained, serve_outside, serve_inside) } => {

@@ -54,11 +54,11 @@ impl fmt::Debug for FilterClass {
     }
 }
 
-/// The factories of an edge and the classes that live.
-#[derive(Debug)]
+/// The factories of an edge and the classes that live. A clone is of the same ones.
+#[derive(Clone, Debug)]
 pub(crate) struct Filters {
-    factories: Vec<Arc<dyn FilterFactory>>,
-    classes: Mutex<HashMap<String, Weak<dyn Filter>>>,
+    factories: Arc<[Arc<dyn FilterFactory>]>,
+    classes: Arc<Mutex<HashMap<String, Weak<dyn Filter>>>>,
     most: usize,
     retry_after: Duration,
 }
@@ -70,10 +70,19 @@ impl Filters {
         retry_after: Duration,
     ) -> Self {
         Self {
-            factories,
-            classes: Mutex::default(),
+            factories: factories.into(),
+            classes: Arc::default(),
             most,
             retry_after,
+        }
+    }
+
+    /// The same factories and classes within other bounds.
+    pub(crate) fn within(&self, most: usize, retry_after: Duration) -> Self {
+        Self {
+            most,
+            retry_after,
+            ..self.clone()
         }
     }
 

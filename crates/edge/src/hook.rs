@@ -100,13 +100,13 @@ pub struct CloseContext {
 #[derive(Clone, Debug)]
 pub(crate) struct Hooks {
     shared: Arc<Shared>,
+    retry_after: Duration,
 }
 
 #[derive(Debug)]
 struct Shared {
     hooks: Vec<Arc<dyn Hook>>,
     timeout: Duration,
-    retry_after: Duration,
     closing: Semaphore,
 }
 
@@ -117,9 +117,17 @@ impl Hooks {
             shared: Arc::new(Shared {
                 hooks,
                 timeout,
-                retry_after,
                 closing,
             }),
+            retry_after,
+        }
+    }
+
+    /// The same hooks, whose refusals name another time to come back.
+    pub(crate) fn with_retry(&self, retry_after: Duration) -> Self {
+        Self {
+            retry_after,
+            ..self.clone()
         }
     }
 
@@ -138,7 +146,7 @@ impl Hooks {
                 channels: &channels,
                 headers,
             };
-            let admission = self.shared.guarded(hook.on_subscribe(&context)).await??;
+            let admission = self.asked(hook.on_subscribe(&context)).await??;
             if let Admission::Narrow(narrowed) = admission {
                 channels = narrow(&channels, narrowed)?;
             }
@@ -153,11 +161,17 @@ impl Hooks {
         publication: &mut Publication,
     ) -> Result<(), Refusal> {
         for hook in &self.shared.hooks {
-            self.shared
-                .guarded(hook.on_publish(&context, publication))
-                .await??;
+            self.asked(hook.on_publish(&context, publication)).await??;
         }
         Ok(())
+    }
+
+    async fn asked<T>(&self, call: impl Future<Output = T>) -> Result<T, Refusal> {
+        let answer = self.shared.guarded(call).await;
+        answer.map_err(|detail| Refusal::HookFailed {
+            detail,
+            retry_after: self.retry_after,
+        })
     }
 
     /// Tells every hook, in a task of its own.
@@ -189,20 +203,16 @@ impl Hooks {
 
 impl Shared {
     /// A hook's answer, unless it takes too long or panics.
-    async fn guarded<T>(&self, call: impl Future<Output = T>) -> Result<T, Refusal> {
-        let failed = |detail| Refusal::HookFailed {
-            detail,
-            retry_after: self.retry_after,
-        };
+    async fn guarded<T>(&self, call: impl Future<Output = T>) -> Result<T, &'static str> {
         match time::timeout(self.timeout, AssertUnwindSafe(call).catch_unwind()).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => {
                 tracing::error!("a hook panicked");
-                Err(failed("a hook of this server failed"))
+                Err("a hook of this server failed")
             }
             Err(_) => {
                 tracing::error!(timeout = ?self.timeout, "a hook did not answer in time");
-                Err(failed("a hook of this server did not answer in time"))
+                Err("a hook of this server did not answer in time")
             }
         }
     }

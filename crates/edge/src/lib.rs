@@ -38,6 +38,7 @@ mod origin;
 mod query;
 mod readiness;
 mod registry;
+mod reload;
 mod route;
 mod router;
 
@@ -49,3 +50,4 @@ pub use fanfare_delivery::{Filter, View};
 pub use filter::{FilterClass, FilterFactory};
 pub use hook::{Admission, CloseContext, Hook, PublishContext, SubscribeContext};
 pub use problem::Refusal;
+pub use reload::Reloader;

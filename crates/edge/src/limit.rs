@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,20 +14,27 @@ use prometheus::IntGauge;
 
 use crate::{client_key::ClientKey, config::LimitsConfig, metrics::Metrics, problem::Refusal};
 
-/// Counts what is under way. A clone is the same count.
+/// Counts what is under way. A clone is the same count; its bounds may be others.
 #[derive(Clone, Debug)]
 pub(crate) struct Limiter {
     shared: Arc<Shared>,
+    node: usize,
+    client: usize,
+    retry_after: Duration,
 }
 
 #[derive(Debug)]
 struct Shared {
     counts: Mutex<Counts>,
     what: &'static str,
-    node: usize,
-    client: usize,
-    retry_after: Duration,
-    gauge: Option<IntGauge>,
+    gauges: Option<Gauges>,
+}
+
+/// How a limiter's state is seen.
+#[derive(Debug)]
+struct Gauges {
+    held: IntGauge,
+    limit: IntGauge,
 }
 
 /// One entry a client that has something under way: the node's bound is this table's.
@@ -45,15 +55,11 @@ pub(crate) struct Permit {
 impl Limiter {
     /// For streams and polls.
     pub(crate) fn connections(limits: &LimitsConfig, metrics: &Metrics) -> Self {
-        metrics
-            .connections_limit
-            .set(i64::try_from(limits.connections).unwrap_or(i64::MAX));
-        Self::new(
-            "connections",
-            limits.connections,
-            limits,
-            Some(metrics.connections.clone()),
-        )
+        let gauges = Gauges {
+            held: metrics.connections.clone(),
+            limit: metrics.connections_limit.clone(),
+        };
+        Self::new("connections", limits.connections, limits, Some(gauges))
     }
 
     /// For pages of history, each of which is held in memory until its client has read it.
@@ -61,22 +67,29 @@ impl Limiter {
         Self::new("history requests under way", limits.histories, limits, None)
     }
 
-    fn new(
-        what: &'static str,
-        node: usize,
-        limits: &LimitsConfig,
-        gauge: Option<IntGauge>,
-    ) -> Self {
+    fn new(what: &'static str, node: usize, limits: &LimitsConfig, gauges: Option<Gauges>) -> Self {
         let shared = Shared {
             counts: Mutex::default(),
             what,
+            gauges,
+        };
+        Self::bounded(Arc::new(shared), node, limits)
+    }
+
+    /// The same count within other bounds. What is held beyond them stays held.
+    pub(crate) fn within(&self, node: usize, limits: &LimitsConfig) -> Self {
+        Self::bounded(self.shared.clone(), node, limits)
+    }
+
+    fn bounded(shared: Arc<Shared>, node: usize, limits: &LimitsConfig) -> Self {
+        if let Some(gauges) = &shared.gauges {
+            gauges.limit.set(i64::try_from(node).unwrap_or(i64::MAX));
+        }
+        Self {
+            shared,
             node,
             client: limits.connections_per_client,
             retry_after: limits.retry_after,
-            gauge,
-        };
-        Self {
-            shared: Arc::new(shared),
         }
     }
 
@@ -88,21 +101,21 @@ impl Limiter {
                 scope,
                 what: shared.what,
                 limit,
-                retry_after: shared.retry_after,
+                retry_after: self.retry_after,
             })
         };
         let mut counts = shared.counts.lock();
-        if counts.total >= shared.node {
-            return full("this node", shared.node);
+        if counts.total >= self.node {
+            return full("this node", self.node);
         }
         let held = counts.clients.get(&client).copied().unwrap_or_default();
-        if held >= shared.client {
-            return full("this client", shared.client);
+        if held >= self.client {
+            return full("this client", self.client);
         }
         counts.total += 1;
         counts.clients.insert(client.clone(), held + 1);
-        if let Some(gauge) = &shared.gauge {
-            gauge.inc();
+        if let Some(gauges) = &shared.gauges {
+            gauges.held.inc();
         }
         Ok(Permit {
             shared: shared.clone(),
@@ -132,9 +145,53 @@ impl Drop for Permit {
             let keep = counts.clients.len() * 2;
             counts.clients.shrink_to(keep);
         }
-        if let Some(gauge) = &self.shared.gauge {
-            gauge.dec();
+        if let Some(gauges) = &self.shared.gauges {
+            gauges.held.dec();
         }
+    }
+}
+
+/// Counts what is under way, whoever's it is. A clone is the same count.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    held: Arc<AtomicUsize>,
+    most: usize,
+}
+
+/// One of the [`Slots`], held until it is dropped.
+#[must_use = "dropping it gives the slot back"]
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Slots {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            held: Arc::default(),
+            most,
+        }
+    }
+
+    /// The same count within another bound.
+    pub(crate) fn within(&self, most: usize) -> Self {
+        Self {
+            held: self.held.clone(),
+            most,
+        }
+    }
+
+    /// Takes a slot; `None` where all are taken.
+    pub(crate) fn take(&self) -> Option<Slot> {
+        let one_more = |held| (held < self.most).then_some(held + 1);
+        self.held
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
+        Some(Slot(self.held.clone()))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -183,5 +240,26 @@ mod tests {
         drop(other);
         assert_eq!(limiter.shared.counts.lock().clients.len(), 1);
         assert_eq!(metrics.connections.get(), 1);
+    }
+
+    #[test]
+    fn other_bounds_are_of_the_same_count() {
+        let (wide, metrics) = limiter(2, 2);
+        let first = wide.admit(ClientKey::V6(1)).unwrap();
+        let second = wide.admit(ClientKey::V6(2)).unwrap();
+        let narrow = wide.within(1, &LimitsConfig::default());
+        assert_eq!(metrics.connections_limit.get(), 1);
+        assert_eq!(metrics.connections.get(), 2, "nobody is cut");
+        drop(first);
+        assert!(narrow.admit(ClientKey::V6(1)).is_err());
+        drop(second);
+        let _held = narrow.admit(ClientKey::V6(1)).unwrap();
+        let wide = Slots::new(2);
+        let held = (wide.take().unwrap(), wide.take().unwrap());
+        let narrow = wide.within(1);
+        drop(held.0);
+        assert!(narrow.take().is_none() && wide.take().is_some());
+        drop(held.1);
+        assert!(narrow.take().is_some());
     }
 }

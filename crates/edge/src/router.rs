@@ -8,6 +8,7 @@ use axum::{
     routing::{delete, get, post},
 };
 use http::{HeaderValue, header};
+use parking_lot::RwLock;
 
 use crate::{
     app::App,
@@ -18,8 +19,8 @@ use crate::{
     route::{admin, history, page, poll, publish, subscribe},
 };
 
-/// The public listener.
-pub(crate) fn public(app: &Arc<App>) -> Service {
+/// The paths of the public listener.
+pub(crate) fn public(app: &Arc<App>) -> Router {
     let mut router = Router::new()
         .route("/events", get(subscribe::events).post(subscribe::events))
         .route("/publish", post(publish::many))
@@ -30,11 +31,16 @@ pub(crate) fn public(app: &Arc<App>) -> Service {
     for path in page::paths() {
         router = router.route(path, get(page::asset));
     }
-    let mut router = refusing(router).with_state(app.clone());
+    let router = refusing(router).with_state(app.clone());
     // Outermost, so that refusals can be read by pages of other origins too.
-    if let Some(cors) = Origins::new(&app.config.cors).layer() {
-        router = router.layer(cors);
+    match Origins::new(&app.config.cors).layer() {
+        Some(cors) => router.layer(cors),
+        None => router,
     }
+}
+
+/// The public listener.
+pub(crate) fn outside(app: &App, router: Arc<RwLock<Router>>) -> Service {
     Service {
         router,
         observe: observer(app, route_of),
@@ -42,7 +48,7 @@ pub(crate) fn public(app: &Arc<App>) -> Service {
 }
 
 /// The operators' listener.
-pub(crate) fn operators(app: &Arc<App>) -> Service {
+pub(crate) fn inside(app: &Arc<App>) -> Service {
     let router = Router::new()
         .route("/metrics", get(admin::metrics))
         .route("/healthz", get(admin::healthz))
@@ -52,7 +58,7 @@ pub(crate) fn operators(app: &Arc<App>) -> Service {
         .route("/connections/{id}", delete(admin::disconnect));
     let router = refusing(router).with_state(app.clone());
     Service {
-        router,
+        router: Arc::new(RwLock::new(router)),
         observe: observer(app, |_| Route::Admin),
     }
 }
@@ -64,7 +70,7 @@ fn refusing(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 /// Counts every answer, and lets clients go while the node is going away.
-fn observer(app: &Arc<App>, route: fn(&str) -> Route) -> Observe {
+fn observer(app: &App, route: fn(&str) -> Route) -> Observe {
     let (metrics, readiness) = (app.metrics.clone(), app.readiness.clone());
     Arc::new(move |path: &str, response: &mut Response| {
         metrics.request(route(path), response.status());

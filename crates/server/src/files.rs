@@ -1,12 +1,26 @@
 //! The bound on open files: each connection takes one.
 
+use fanfare_edge::config::LimitsConfig;
 use rlimit::Resource;
 
 /// Files that are open beside connections: listeners, the bus, logs, with room to spare.
 const RESERVE: u64 = 256;
 
+/// Makes room for so many connections as far as the machine goes, and says where it does not.
+pub(crate) fn make_room(connections: usize) {
+    let Some(shortage) = raise().and_then(|files| shortage(files, connections)) else {
+        return;
+    };
+    // Nobody asked for the default: what the machine allows is then the limit.
+    if connections == LimitsConfig::default().connections {
+        tracing::info!("{shortage}");
+    } else {
+        tracing::warn!("{shortage}");
+    }
+}
+
 /// Raises the bound on open files as far as it goes, and answers it. `None`: not known here.
-pub(crate) fn raise() -> Option<u64> {
+fn raise() -> Option<u64> {
     let (soft, hard) = Resource::NOFILE.get().ok()?;
     if soft >= hard {
         return Some(soft);
@@ -21,7 +35,7 @@ pub(crate) fn raise() -> Option<u64> {
 }
 
 /// What to say where so many connections do not fit into so many files.
-pub(crate) fn shortage(files: u64, connections: usize) -> Option<String> {
+fn shortage(files: u64, connections: usize) -> Option<String> {
     let room = files.saturating_sub(RESERVE);
     (connections as u64 > room).then(|| {
         format!(

@@ -10,6 +10,7 @@ mod demo;
 mod exit;
 mod files;
 mod logging;
+mod reload;
 mod serve;
 mod signals;
 mod token;

@@ -10,8 +10,8 @@ use crate::{
     backends,
     config::{Auth, Config, Kind, Loaded},
     exit::Failure,
-    files,
-    logging::{self, Logging},
+    files, logging,
+    reload::Reload,
     signals::{Asked, Signals},
 };
 
@@ -36,11 +36,7 @@ pub(crate) async fn run(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let reload = Reload {
-        config: config.clone(),
-        file,
-        logging,
-    };
+    let reload = Reload::new(config.clone(), file, logging);
     serve(config, Some(reload), |_| std::future::pending()).await
 }
 
@@ -64,16 +60,7 @@ async fn serve<F: Future<Output = Result<(), Failure>>>(
 ) -> Result<ExitCode, Failure> {
     // One provider for all of rustls in this process; it fails only where one is installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    if let Some(files) = files::raise()
-        && let Some(shortage) = files::shortage(files, config.limits.connections)
-    {
-        // Nobody asked for the default: what the machine allows is then the limit.
-        if config.limits.connections == fanfare_edge::config::LimitsConfig::default().connections {
-            tracing::info!("{shortage}");
-        } else {
-            tracing::warn!("{shortage}");
-        }
-    }
+    files::make_room(config.limits.connections);
     starting(&config);
     let mut signals = Signals::listen().map_err(Failure::failed)?;
     let registry = Registry::new();
@@ -83,6 +70,7 @@ async fn serve<F: Future<Output = Result<(), Failure>>>(
         () = signals.end() => return Ok(ExitCode::SUCCESS),
     };
     let edge = Edge::build(config.edge(), broker.clone(), &registry).map_err(Failure::failed)?;
+    let reloader = edge.reloader();
     let running = Running {
         public: edge.public_addr(),
         admin: edge.admin_addr(),
@@ -100,7 +88,7 @@ async fn serve<F: Future<Output = Result<(), Failure>>>(
             }
             asked = signals.next() => match asked {
                 Asked::Reload => match &mut reload {
-                    Some(reload) => reload.run(),
+                    Some(reload) => reload.run(&reloader),
                     None => tracing::warn!("there is no configuration to read again"),
                 },
                 Asked::End(_) if !stop.is_cancelled() => {
@@ -138,42 +126,5 @@ fn auth_mode(auth: &Auth) -> &'static str {
         (None, Some(_)) => "anonymous, by patterns",
         (Some(_), None) => "tokens",
         (Some(_), Some(_)) => "tokens, and anonymous by patterns",
-    }
-}
-
-/// What a reload needs.
-#[derive(Debug)]
-struct Reload {
-    config: Config,
-    file: Option<PathBuf>,
-    logging: Logging,
-}
-
-impl Reload {
-    /// Reads the configuration again and takes what can change while clients are connected: the
-    /// log level. What differs beyond that is named, and waits for a restart.
-    fn run(&mut self) {
-        let loaded = match crate::load(self.file.as_deref()) {
-            Ok(loaded) => loaded,
-            Err(failure) => {
-                tracing::error!(
-                    "the configuration is not reloaded, the one before stays: {failure}"
-                );
-                return;
-            }
-        };
-        let new = loaded.config;
-        // Before and after: one of the two may be hidden by its level.
-        tracing::info!("the configuration is read again");
-        self.logging.set_level(&new.log);
-        self.config.log.level = new.log.level.clone();
-        tracing::info!(level = %new.log.level, "log.level is in effect");
-        let waiting = self.config.differing(&new);
-        if !waiting.is_empty() {
-            tracing::warn!(
-                "changes of {} need a restart and are not in effect",
-                waiting.join(", ")
-            );
-        }
     }
 }

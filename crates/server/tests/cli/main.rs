@@ -4,5 +4,6 @@
 mod client;
 mod config;
 mod demo;
+mod reload;
 mod run;
 mod serve;

@@ -40,35 +40,6 @@ async fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
-async fn sighup_takes_the_log_level_and_names_what_needs_a_restart() {
-    let mut server = server("[log]\nlevel = \"info\"").start().await;
-    let file = server.config_file();
-    let text = std::fs::read_to_string(&file).unwrap();
-    let changed = text.replace("\"info\"", "\"warn\"") + "\n[limits]\nconnections = 77\n";
-    std::fs::write(&file, changed).unwrap();
-    server.signal("HUP");
-    eventually("the reload is told", SOON, async || {
-        let output = server.output();
-        (output.contains("limits.connections need a restart")).then_some(())
-    })
-    .await;
-    std::fs::write(&file, "[server]\nlisen = 1").unwrap();
-    server.signal("HUP");
-    eventually("a bad file changes nothing", SOON, async || {
-        let output = server.output();
-        (output.contains("server.lisen") && output.contains("stays")).then_some(())
-    })
-    .await;
-    assert_eq!(server.term(SOON).await.code(), Some(0));
-    // The new level hides the lines about the end.
-    let output = server.output();
-    assert!(
-        output.contains("read again") && !output.contains("draining"),
-        "{output}"
-    );
-}
-
-#[tokio::test]
 async fn the_start_waits_for_its_bus() {
     let Some(mut redis) = RedisServer::start().await else {
         return;

@@ -7,12 +7,12 @@ use fanfare_core::{Channel, Pattern, Publication};
 use fanfare_delivery::Cursor;
 use http::{HeaderMap, StatusCode, request::Parts};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     app::App,
     auth::{Action, Identity},
     hook::PublishContext,
+    limit::Slot,
     metrics::Outcome,
     problem::Refusal,
     route::{connection, json},
@@ -25,7 +25,7 @@ pub(super) struct Publisher {
     address: IpAddr,
     headers: HeaderMap,
     /// One of the publish requests that may be under way, which bounds what they buffer.
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 /// What a publisher is told. A new event is 201; a publication whose idempotency key is known is
@@ -43,14 +43,10 @@ impl Publisher {
     pub(super) fn new(app: &Arc<App>, parts: &Parts) -> Result<Self, Refusal> {
         let identity = app.auth.identify_publisher(parts)?;
         let address = app.address(parts, &connection(parts)?);
-        let slot = app
-            .publishes
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Refusal::Busy {
-                what: "publish requests",
-                retry_after: app.retry_after(),
-            })?;
+        let slot = app.publishes.take().ok_or_else(|| Refusal::Busy {
+            what: "publish requests",
+            retry_after: app.retry_after(),
+        })?;
         let headers = parts.headers.clone();
         Ok(Self {
             app: app.clone(),

@@ -1,0 +1,114 @@
+//! Other settings for an edge that serves, without a disconnect.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
+
+use axum::Router;
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    app::App,
+    auth::Authenticator,
+    config::{ConfigError, EdgeConfig},
+    router,
+};
+
+/// Gives an edge other settings while it serves. A clone is of the same edge.
+///
+/// Each request is judged by the settings in force when it came, from its first check to its
+/// answer. What is open already goes on: a stream keeps the grant that it was opened with until
+/// its token expires, and a bound below what is held refuses what is new and cuts nobody.
+#[derive(Clone, Debug)]
+pub struct Reloader {
+    state: Arc<Mutex<State>>,
+}
+
+/// What is in force.
+struct State {
+    config: EdgeConfig,
+    auth: Arc<Authenticator>,
+    serving: Option<Serving>,
+}
+
+/// An edge that runs. Not held: its run alone says how long it lives.
+struct Serving {
+    app: Weak<App>,
+    router: Weak<RwLock<Router>>,
+}
+
+impl Reloader {
+    /// The sections of [`EdgeConfig`] that a reload takes, each as a whole. The rest sizes or
+    /// binds what exists since the start.
+    pub const SECTIONS: [&str; 4] = ["auth", "cors", "limits", "page"];
+
+    pub(crate) fn new(config: EdgeConfig) -> Result<Self, ConfigError> {
+        let state = State {
+            auth: Arc::new(Authenticator::new(&config.auth, &config.cors)?),
+            config,
+            serving: None,
+        };
+        Ok(Self {
+            state: Arc::new(Mutex::new(state)),
+        })
+    }
+
+    /// Takes the [`SECTIONS`](Self::SECTIONS) of a configuration: in force for every request
+    /// that comes after this has returned. An edge that does not run yet begins with them.
+    ///
+    /// # Errors
+    /// The first setting that is not allowed, by itself or at the addresses that the edge is
+    /// bound to. Nothing has changed then.
+    pub fn reload(&self, new: &EdgeConfig) -> Result<(), ConfigError> {
+        new.check()?;
+        let mut state = self.state.lock();
+        let config = EdgeConfig {
+            limits: new.limits.clone(),
+            auth: new.auth.clone(),
+            cors: new.cors.clone(),
+            page: new.page.clone(),
+            ..state.config.clone()
+        };
+        // Open to anybody may be allowed where `new` would listen and not where this edge does.
+        config.check()?;
+        let auth = Arc::new(Authenticator::new(&config.auth, &config.cors)?);
+        if let Some((app, router)) = state.serving.as_ref().and_then(Serving::upgrade) {
+            let app = Arc::new(app.under(config.clone(), auth.clone()));
+            *router.write() = router::public(&app);
+        }
+        state.config = config;
+        state.auth = auth;
+        Ok(())
+    }
+
+    /// Makes the edge's first app of the settings in force, and its router, which reloads from
+    /// now on replace.
+    pub(crate) fn serve(
+        &self,
+        make: impl FnOnce(EdgeConfig, Arc<Authenticator>) -> App,
+    ) -> (Arc<App>, Arc<RwLock<Router>>) {
+        let mut state = self.state.lock();
+        let app = Arc::new(make(state.config.clone(), state.auth.clone()));
+        let router = Arc::new(RwLock::new(router::public(&app)));
+        state.serving = Some(Serving {
+            app: Arc::downgrade(&app),
+            router: Arc::downgrade(&router),
+        });
+        (app, router)
+    }
+}
+
+impl Serving {
+    fn upgrade(&self) -> Option<(Arc<App>, Arc<RwLock<Router>>)> {
+        Some((self.app.upgrade()?, self.router.upgrade()?))
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
