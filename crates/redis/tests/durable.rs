@@ -804,6 +804,49 @@ async fn pages_of_large_events_are_bounded() {
     assert_eq!((last.items.len(), last.more), (2, false));
 }
 
+/// The rights that the documentation tells to give are enough, and the list is the documentation's.
+#[tokio::test]
+async fn the_documented_rights_are_enough() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let guide = include_str!("../../../docs/backends.md");
+    let begin = guide.find("ACL SETUSER").unwrap();
+    let command = &guide[begin..begin + guide[begin..].find("```").unwrap()];
+    let command: Vec<_> = command.split_whitespace().collect();
+    server.cli(&command).await;
+    let url = server
+        .url()
+        .replace("redis://", "redis://fanfare:password@");
+    let config = RedisConfig {
+        max_channels: 2,
+        retention: keeping(|rule| rule.max_bytes = 2_000),
+        ..quick(url)
+    };
+    let broker = connect(config).await;
+    let mut follower = Follower::of(&broker, &["a", "b.*"]).await;
+    let start = page(&broker, &[">"], Since::Now, 1).await.upto;
+    let keyed = Publication {
+        key: Some(IdempotencyKey::parse("k").unwrap()),
+        ..Publication::new("keyed")
+    };
+    broker.publish(&channel("a"), keyed).await.unwrap();
+    assert_eq!(follower.told().await.1, "keyed");
+    for to in ["b.x", "b.y", "b.y", "b.z"] {
+        publish(&broker, to, &"x".repeat(1_000)).await;
+        assert_eq!(follower.told().await.0, to);
+    }
+    assert!(!pages(&broker, &["a", "*", "b.*"], &start).await.is_empty());
+    let last = Since::Last(NonZeroUsize::MIN);
+    assert_eq!(page(&broker, &[">"], last, 9).await.items.len(), 2);
+    broker.probe().await.unwrap();
+    server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    publish(&broker, "b.x", "healed").await;
+    assert_eq!(follower.told().await.1, "healed");
+    let denied = server.cli(&["ACL", "LOG"]).await;
+    assert_eq!(denied, "", "{denied}");
+}
+
 #[tokio::test]
 async fn nodes_with_other_partitions_are_refused() {
     let Some(server) = RedisServer::start().await else {

@@ -113,19 +113,15 @@ mod partitions {
     fanfare_conformance::conformance!(start);
 }
 
-/// A kill heals by itself, often before anybody can see it: the law of a probe that must fail does
-/// not apply.
+/// A kill heals by itself, often before anybody can see it: the laws of a probe that must fail, and
+/// of calls that must end, do not apply.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_links_heal_without_a_word() {
-    for law in fanfare_conformance::all_laws() {
-        if !["fault::a_cut_is_healed_or_told"].contains(&law.name) {
-            continue;
-        }
-        let Some(bus) = Bus::start(Cut::Killed, 1).await else {
-            return;
-        };
-        if let Err(how) = law.check(Arc::new(bus)).await {
-            panic!("{}: {how}", law.name);
-        }
-    }
+async fn killed_links_heal() {
+    let Some(bus) = Bus::start(Cut::Killed, 1).await else {
+        return;
+    };
+    let name = "fault::a_cut_is_healed_or_told";
+    let mut laws = fanfare_conformance::all_laws().into_iter();
+    let law = laws.find(|law| law.name == name).unwrap();
+    law.check(Arc::new(bus)).await.unwrap();
 }
