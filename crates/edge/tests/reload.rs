@@ -13,8 +13,10 @@ use std::{
 };
 
 use common::{PATIENCE, Server, Stream, answer, config, head, memory, serve};
+use fanfare_core::{Event, Pattern};
 use fanfare_edge::{
-    ConfigError, Edge, EdgeConfig, RefusalMode, Reloader,
+    ConfigError, Edge, EdgeConfig, Filter, FilterClass, FilterFactory, Identity, RefusalMode,
+    Reloader, View,
     auth::Secret,
     config::{AnonymousConfig, JwtConfig},
 };
@@ -291,6 +293,93 @@ async fn what_is_asked_per_request_is_asked_anew() {
         503,
         "still under way"
     );
+}
+
+/// Each channel is a class that sees everything.
+#[derive(Debug)]
+struct ByChannel;
+
+impl FilterFactory for ByChannel {
+    fn filter(&self, _: &Identity, channels: &[Pattern]) -> Option<FilterClass> {
+        Some(FilterClass::new(channels[0].as_str(), || {
+            Arc::new(ByChannel)
+        }))
+    }
+}
+
+impl Filter for ByChannel {
+    fn view(&self, _: &Event) -> View {
+        View::Whole
+    }
+}
+
+#[tokio::test]
+async fn times_proxies_and_tables_are_bounded_anew() {
+    let mut reloader = None;
+    let server = serve(config(), memory(), |edge| {
+        reloader = Some(edge.reloader());
+        edge.filter(Arc::new(ByChannel))
+    });
+    let reloader = reloader.unwrap();
+    let open = server.stream("/events?channel=a").await;
+    let mut config = config();
+    let limits = &mut config.limits;
+    limits.filter_classes = 1;
+    limits.retry_after = Duration::from_secs(77);
+    limits.connections_per_client = 1;
+    limits.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    limits.body_timeout = Duration::from_millis(50);
+    limits.ndjson_idle = Duration::from_millis(50);
+    reloader.reload(&config).unwrap();
+    let poll = async |address: &str, channel: &str| {
+        let path = format!("/poll?channel={channel}&timeout=0");
+        let headers = [("X-Forwarded-For", address)];
+        server.send("GET", &path, &headers, b"").await
+    };
+    assert_eq!(poll("127.0.0.1", "a").await.status, 429, "the stream's own");
+    assert_eq!(poll("192.0.2.1", "a").await.status, 200);
+    let busy = poll("192.0.2.1", "b").await;
+    assert_eq!((busy.status, busy.problem().as_str()), (503, "busy"));
+    assert_eq!(busy.header("retry-after"), Some("77"));
+    drop(open);
+    let room = async { while poll("192.0.2.1", "b").await.status != 200 {} };
+    time::timeout(PATIENCE, room).await.unwrap();
+
+    let slow = head("POST", "/publish/a", &[("Connection", "close")], Some(9)) + "begun";
+    let late = common::say(server.public, slow.as_bytes()).await;
+    assert_eq!(
+        (late.status, late.problem().as_str()),
+        (408, "body_timeout")
+    );
+    let kind = [
+        ("Content-Type", "application/x-ndjson"),
+        ("Connection", "close"),
+    ];
+    let silent = head("POST", "/publish", &kind, Some(9));
+    let ended = common::say(server.public, silent.as_bytes()).await;
+    assert!(ended.text().contains("body_timeout"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn pages_under_way_are_one_count_under_every_bound() {
+    let mut config = config();
+    config.server.send_buffer = Some(16 << 10);
+    let (server, reloader) = start(config.clone());
+    let large = "x".repeat(1 << 20);
+    for _ in 0..2 {
+        server.publish("a", &large).await;
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stalled = socket.connect(server.public).await.unwrap();
+    let asked = head("GET", "/history/a", &[], None);
+    stalled.write_all(asked.as_bytes()).await.unwrap();
+    stalled.readable().await.unwrap();
+    for (most, status) in [(1, 429), (2, 200)] {
+        config.limits.histories = most;
+        reloader.reload(&config).unwrap();
+        assert_eq!(server.get("/history/a").await.status, status, "{most}");
+    }
 }
 
 #[tokio::test]
