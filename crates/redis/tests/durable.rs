@@ -6,7 +6,7 @@ mod bus;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use bus::{Door, Follower, PATIENCE, channel, publish, quick};
+use bus::{Door, Follower, PATIENCE, channel, patient, publish, quick};
 use fanfare_core::{
     Broker, BrokerMetrics, ErrorKind, Event, EventType, GapCause, History, HistoryQuery,
     IdempotencyKey, Live, Offset, Pattern, Position, Publication, Published, Retention,
@@ -114,7 +114,7 @@ async fn whatever_is_cut_every_event_comes_once_in_order_and_without_a_gap() {
         let config = RedisConfig {
             intake,
             reconnect_delay: Duration::from_millis(20),
-            ..quick(server.url())
+            ..patient(server.url())
         };
         RedisDurable::connect(config, metrics[index].clone())
     };
@@ -249,8 +249,8 @@ async fn the_order_over_all_channels_of_a_log_is_one_on_every_node() {
         return;
     };
     let nodes = [
-        connect(quick(server.url())).await,
-        connect(quick(server.url())).await,
+        connect(patient(server.url())).await,
+        connect(patient(server.url())).await,
     ];
     let mut one = Follower::wide(&nodes[0], &["all.*", "all.c1"]).await;
     let mut two = Follower::wide(&nodes[1], &[">"]).await;
@@ -757,7 +757,7 @@ async fn a_wide_pattern_resumes_over_more_channels_than_one_look_finds() {
     let Some(server) = RedisServer::start().await else {
         return;
     };
-    let broker = connect(quick(server.url())).await;
+    let broker = connect(patient(server.url())).await;
     let start = page(&broker, &[">"], Since::Now, 1).await.upto;
     let count = 12_000;
     let publishing = (0..8).map(|publisher| {

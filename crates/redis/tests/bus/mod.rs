@@ -118,6 +118,14 @@ pub(crate) fn quick(url: String) -> RedisConfig {
     }
 }
 
+/// The same for tests that work hard and are not about time: on a busy machine an answer may be late.
+pub(crate) fn patient(url: String) -> RedisConfig {
+    RedisConfig {
+        command_timeout: PATIENCE,
+        ..quick(url)
+    }
+}
+
 /// An ingest rule.
 pub(crate) fn rule(source: &str, channel: &str) -> Ingest {
     Ingest {
