@@ -96,31 +96,37 @@ fn publications(separator: char) -> Vec<(String, String)> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_client_of_two_nodes_gets_what_is_published_to_redis() {
-    let Some(redis) = RedisServer::start().await else {
-        return;
-    };
-    let config = redis_node(&redis);
-    let nodes = [Fanfare::start(&config).await, Fanfare::start(&config).await];
+/// Two nodes of a config, a crowd of clients before the load balancer, and what `publish` brings
+/// into the bus: everybody gets everything.
+async fn everybody_gets_everything(name: &str, config: &str, publish: impl AsyncFnOnce()) {
+    let nodes = [Fanfare::start(config).await, Fanfare::start(config).await];
     let addresses = [nodes[0].address(), nodes[1].address()];
     let Some(balancer) = HaProxy::start(&addresses).await else {
         return;
     };
     let mut crowd = crowd(balancer.address()).await;
     both_nodes_serve(&nodes).await;
-
-    let mut publisher = redis.resp().await;
-    let receivers = publisher.publish_all(publications(':')).await.unwrap();
-    assert!(
-        receivers.iter().all(|count| *count >= 2),
-        "both nodes follow"
-    );
-
+    publish().await;
     let report = read_all(&mut crowd).await;
-    report.print("redis, two nodes", EVENTS);
+    report.print(name, EVENTS);
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(report.delivered, EVENTS * CLIENTS as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_of_two_nodes_gets_what_is_published_to_redis() {
+    let Some(redis) = RedisServer::start().await else {
+        return;
+    };
+    everybody_gets_everything("redis, two nodes", &redis_node(&redis), async || {
+        let mut publisher = redis.resp().await;
+        let receivers = publisher.publish_all(publications(':')).await.unwrap();
+        assert!(
+            receivers.iter().all(|count| *count >= 2),
+            "both nodes follow"
+        );
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,25 +134,14 @@ async fn every_client_of_two_nodes_gets_what_is_published_to_nats() {
     let Some(nats) = NatsServer::start().await else {
         return;
     };
-    let config = nats_node(&nats);
-    let nodes = [Fanfare::start(&config).await, Fanfare::start(&config).await];
-    let addresses = [nodes[0].address(), nodes[1].address()];
-    let Some(balancer) = HaProxy::start(&addresses).await else {
-        return;
-    };
-    let mut crowd = crowd(balancer.address()).await;
-    both_nodes_serve(&nodes).await;
-
-    let mut publisher = nats.client().await;
-    for (subject, payload) in publications('.') {
-        publisher.publish(&subject, payload, &[]);
-    }
-    publisher.flush().await.unwrap();
-
-    let report = read_all(&mut crowd).await;
-    report.print("nats, two nodes", EVENTS);
-    assert!(report.is_clean(), "{report:?}");
-    assert_eq!(report.delivered, EVENTS * CLIENTS as u64);
+    everybody_gets_everything("nats, two nodes", &nats_node(&nats), async || {
+        let mut publisher = nats.client().await;
+        for (subject, payload) in publications('.') {
+            publisher.publish(&subject, payload, &[]);
+        }
+        publisher.flush().await.unwrap();
+    })
+    .await;
 }
 
 /// What is published at one node over HTTP reaches the clients of the other.

@@ -306,7 +306,7 @@ async fn a_browser_is_refused_for_now_with_a_stream() {
 async fn a_head_has_a_deadline_and_an_idle_connection_another() {
     let server = start_with(|config| {
         config.server.head_timeout = Duration::from_millis(200);
-        config.server.idle_timeout = Duration::from_millis(600);
+        config.server.idle_timeout = Duration::from_secs(3);
     });
     let end = |mut socket: TcpStream| async move {
         let start = time::Instant::now();
@@ -340,7 +340,7 @@ async fn a_head_has_a_deadline_and_an_idle_connection_another() {
         .await
         .unwrap();
     let (after, heard) = end(idle).await;
-    assert!(after >= Duration::from_millis(500), "{after:?}");
+    assert!(after >= Duration::from_millis(2500), "{after:?}");
     assert!(heard.starts_with(b"HTTP/1.1 200"));
     let mut second = TcpStream::connect(server.public).await.unwrap();
     second
@@ -352,10 +352,10 @@ async fn a_head_has_a_deadline_and_an_idle_connection_another() {
     time::sleep(Duration::from_millis(50)).await;
     second.write_all(b"GET / HT").await.unwrap();
     let (after, _) = end(second).await;
-    assert!(after < Duration::from_millis(550), "{after:?}");
+    assert!(after < Duration::from_millis(2500), "{after:?}");
     // A stream outlives both.
     let mut stream = server.stream(EVENTS).await;
-    time::sleep(Duration::from_millis(900)).await;
+    time::sleep(Duration::from_millis(3500)).await;
     server.publish("a", "still here").await;
     assert_eq!(stream.event().await.data, "still here");
     server.until_metric("fanfare_edge_sockets", 2.0).await;
