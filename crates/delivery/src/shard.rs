@@ -185,6 +185,7 @@ impl Shard {
             dirty,
             turn,
             now,
+            metrics,
             ..
         } = self;
         let mut overfull: Vec<(u32, Bytes)> = Vec::new();
@@ -219,9 +220,9 @@ impl Shard {
                     }
                     Rendered::Withheld => tally.withheld += 1,
                     Rendered::Failed => {
-                        member
-                            .outbox
-                            .force(control::gap(member.format, &class::failed(event)));
+                        let gap = class::failed(event);
+                        metrics.gap(gap.cause);
+                        member.outbox.force(control::gap(member.format, &gap));
                         dirty.push(*slot);
                     }
                 }

@@ -27,14 +27,20 @@ use tokio::time::{Instant, timeout};
 struct World {
     broker: Arc<MemoryBroker>,
     hub: Hub,
+    registry: Registry,
 }
 
 fn world(config: DeliveryConfig) -> World {
     let metrics = BrokerMetrics::unregistered("memory");
     let broker = Arc::new(MemoryBroker::new(MemoryConfig::default(), metrics));
-    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
     let hub = Hub::spawn(config, broker.clone(), metrics);
-    World { broker, hub }
+    World {
+        broker,
+        hub,
+        registry,
+    }
 }
 
 fn config() -> DeliveryConfig {
@@ -71,6 +77,24 @@ impl World {
 
     async fn join(&self, subscriber: Subscriber) -> Client {
         Client::new(self.hub.join(subscriber).await.unwrap().into_body())
+    }
+
+    /// How many gaps of a cause were counted.
+    fn gaps(&self, cause: &str) -> u64 {
+        let families = self.registry.gather();
+        let of_cause = families
+            .iter()
+            .filter(|family| family.name() == "fanfare_delivery_gaps_total")
+            .flat_map(|family| family.get_metric())
+            .filter(|metric| {
+                metric
+                    .get_label()
+                    .iter()
+                    .any(|label| label.value() == cause)
+            });
+        of_cause
+            .map(|metric| metric.get_counter().get_value() as u64)
+            .sum()
     }
 }
 
@@ -334,6 +358,35 @@ async fn a_filter_that_panics_costs_its_class_the_event_and_says_so() {
     assert!(data.contains("\"cause\":\"filter\""), "{data}");
     assert_eq!(client.event().await.2, "<2>");
     assert_eq!(plain.event().await.2, "panic");
+    assert_eq!(world.gaps("filter"), 1, "live");
+    let mut replayed = subscriber(&["a"], Start::Oldest);
+    replayed.filter = Some(Arc::new(Redact(AtomicUsize::new(0))));
+    let mut client = world.join(replayed).await;
+    client.hello().await;
+    assert_eq!(client.event().await.0, "fanfare.gap");
+    assert_eq!(world.gaps("filter"), 2, "replayed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_panics_on_what_a_slow_client_is_left_is_counted_too() {
+    let world = world(slow(SlowPolicy::Latest));
+    let mut filtered = subscriber(&["a"], Start::Now);
+    filtered.filter = Some(Arc::new(Redact(AtomicUsize::new(0))));
+    let mut client = world.join(filtered).await;
+    client.hello().await;
+    for _ in 0..200 {
+        world.publish("a", "too much").await;
+    }
+    // Longer than a burst may last.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.publish("a", "panic").await;
+    let mut told = 0;
+    while let Ok(Some(item)) = timeout(Duration::from_millis(900), client.next()).await {
+        if let Item::Event(event) = item {
+            told += u64::from(event.data.contains("\"cause\":\"filter\""));
+        }
+    }
+    assert_eq!((told, world.gaps("filter")), (1, 1));
 }
 
 fn slow(policy: SlowPolicy) -> DeliveryConfig {

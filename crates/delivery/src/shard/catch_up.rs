@@ -423,7 +423,10 @@ impl Shard {
                 self.tally.withheld += 1;
                 return;
             }
-            None => control::gap(member.format, &class::failed(event)),
+            None => {
+                self.hand_over_gap(slot, &class::failed(event));
+                return;
+            }
             Some(View::Redacted(data)) => {
                 frame::render(event, member.format, id.as_deref(), Some(data))
             }

@@ -198,6 +198,7 @@ impl Shard {
                 Rendered::Withheld => self.tally.withheld += 1,
                 Rendered::Failed => {
                     let gap = class::failed(&frame.event);
+                    self.metrics.gap(gap.cause);
                     member.outbox.force(control::gap(member.format, &gap));
                 }
             }
