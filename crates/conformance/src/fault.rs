@@ -48,7 +48,7 @@ pub async fn a_probe_tells_a_cut(stand: Stand) -> Verdict {
 
 /// What another node published during a cut is delivered afterwards, or stands in a gap.
 pub async fn a_cut_is_healed_or_told(stand: Stand) -> Verdict {
-    let channels = stand.channels(2)?;
+    let channels = stand.names(2)?;
     let second = stand.fixture.second_node().await;
     let mut witness = stand.witness().await?;
     let mut by_name = stand.follower(&[(&channels[0]).into()]).await?;
@@ -87,15 +87,21 @@ pub async fn a_cut_is_healed_or_told(stand: Stand) -> Verdict {
         account(channel, sent, &witness.items)?;
     }
     account(&channels[0], &sent[0], &by_name.items)?;
-    let first = witness.events().next().map(|event| event.position.clone());
-    if let Some(first) = first.filter(|_| stand.capabilities.history) {
-        // Who was away over all of it is told the same.
-        let patterns: Vec<_> = channels.iter().map(Into::into).collect();
-        let since = fanfare_core::Since::After(first);
-        let log = stand.log_of(&channels[0])?;
+    if !stand.capabilities.history {
+        return Ok(Done::Kept);
+    }
+    // Who was away over all of it is told the same.
+    let patterns: Vec<_> = channels.iter().map(Into::into).collect();
+    for (channel, sent) in channels.iter().zip(&sent) {
+        let log = stand.log_of(channel)?;
+        let first = witness.events().find(|event| event.position.log == log);
+        let Some(first) = first else {
+            violated!("of log {log}, nothing came");
+        };
+        let since = fanfare_core::Since::After(first.position.clone());
         let pages = stand.pages(&log, &patterns, since, 4).await?;
-        account(&channels[0], &sent[0][1..], &pages.items)?;
-        account(&channels[1], &sent[1], &pages.items)?;
+        let had = usize::from(first.channel == *channel);
+        account(channel, &sent[had..], &pages.items)?;
     }
     Ok(Done::Kept)
 }

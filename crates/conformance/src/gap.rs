@@ -130,6 +130,9 @@ pub async fn deleted_history_is_a_gap(stand: Stand) -> Verdict {
                 );
             }
         }
+        if channels.len() == 1 {
+            continue;
+        }
         let others = stand.pages(&log, &patterns[1..], since, limit).await?;
         ensure!(
             others.items.len() == 18,
@@ -201,8 +204,9 @@ pub async fn a_slow_reader_is_told_what_it_missed(stand: Stand) -> Verdict {
     let mut slow = stand.idle_follower(bounds);
     slow.follow(&*stand.broker, &stand.pattern("*")?).await?;
     stand.publish_all(&channels, 40, &mut witness).await?;
-    let mut sent: Vec<Vec<String>> = (0..2)
-        .map(|place| (place..40).step_by(2).map(|n| n.to_string()).collect())
+    let each = channels.len();
+    let mut sent: Vec<Vec<String>> = (0..each)
+        .map(|place| (place..40).step_by(each).map(|n| n.to_string()).collect())
         .collect();
     let whole = |items: &[Live], sent: &[Vec<String>]| {
         let mut each = channels.iter().zip(sent);

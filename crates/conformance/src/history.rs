@@ -59,7 +59,9 @@ pub async fn everything_after_a_place_is_answered(stand: Stand) -> Verdict {
     let (channels, witness) = filled(&stand, 3, 40).await?;
     for place in 0..40 {
         answers(&stand, &witness, &names(&channels[..1]), place, 100).await?;
-        answers(&stand, &witness, &names(&channels[1..]), place, 100).await?;
+        if channels.len() > 1 {
+            answers(&stand, &witness, &names(&channels[1..]), place, 100).await?;
+        }
         answers(&stand, &witness, &[stand.pattern("*")?], place, 100).await?;
     }
     Ok(Done::Kept)
@@ -132,7 +134,8 @@ pub async fn last_answers_the_newest_of_each_channel(stand: Stand) -> Verdict {
             let page = stand.page(&log, &patterns, since, limit, WIDE).await?;
             let got: Vec<_> = page.items.iter().filter_map(data).collect();
             // Round robin: the newest n of each of three channels are the newest 3 n.
-            let expected = &all[30 - (3 * each).min(limit).min(30)..];
+            let newest = channels.len() * each;
+            let expected = &all[30 - newest.min(limit).min(30)..];
             ensure!(
                 got == expected,
                 "the last {each}, at most {limit}: {got:?}, not {expected:?}"
@@ -216,7 +219,14 @@ pub async fn many_channels_resume_by_one_pattern(stand: Stand) -> Verdict {
     for (place, limit) in [(0, 256), (450, 64), (890, 256)] {
         answers(&stand, &witness, &[stand.pattern("*")?], place, limit).await?;
     }
-    answers(&stand, &witness, &names(&channels[..128]), 450, 100).await?;
+    answers(
+        &stand,
+        &witness,
+        &names(&channels[..channels.len().min(128)]),
+        450,
+        100,
+    )
+    .await?;
     Ok(Done::Kept)
 }
 

@@ -137,21 +137,25 @@ async fn run(stand: Stand, ops: Vec<Op>) -> Result<(), Violation> {
         match op {
             Op::Publish { channel, key } => {
                 let key = key.filter(|_| stand.capabilities.idempotency);
+                let channel = channel % model.channels.len();
                 model.publish(&stand, channel, key, &mut witness).await?;
             }
             Op::Follow(pattern) => {
+                let pattern = pattern % model.patterns.len();
                 follower
                     .follow(&*stand.broker, &model.patterns[pattern])
                     .await?;
                 model.held.push(pattern);
             }
             Op::LetGo(pattern) => {
+                let pattern = pattern % model.patterns.len();
                 follower.let_go(&model.patterns[pattern]);
                 if let Some(index) = model.held.iter().position(|held| *held == pattern) {
                     model.let_go.push(model.held.remove(index));
                 }
             }
             Op::Evict(pattern) => {
+                let pattern = pattern % model.patterns.len();
                 if stand.fixture.evict(&model.patterns[pattern]).await {
                     model.evict(pattern);
                 }
@@ -249,7 +253,7 @@ impl Model {
     ) -> Result<(), Violation> {
         let asked: Vec<_> = asked
             .iter()
-            .map(|index| self.patterns[*index].clone())
+            .map(|index| self.patterns[index % self.patterns.len()].clone())
             .collect();
         let selected = |sent: &&Sent| asked.iter().any(|p| p.matches(&sent.channel));
         let kept = |sent: &&Sent| !sent.gone;

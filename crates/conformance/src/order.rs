@@ -21,7 +21,7 @@ pub async fn offsets_rise_in_order_of_announcement(stand: Stand) -> Verdict {
     let mut witness = stand.witness().await?;
     let mut answered = Vec::new();
     for index in 0..EVENTS {
-        let channel = &channels[index % 3];
+        let channel = &channels[index % channels.len()];
         answered.push(stand.publish(channel, index.to_string()).await?);
     }
     witness.until_events(EVENTS).await?;
@@ -189,7 +189,7 @@ pub async fn a_key_belongs_to_its_channel(stand: Stand) -> Verdict {
     if !stand.capabilities.idempotency {
         return Ok(Done::NotApplicable("it keeps no keys"));
     }
-    let channels = stand.channels(2)?;
+    let channels = stand.names(2)?;
     let mut witness = stand.witness().await?;
     for channel in &channels {
         let published = stand

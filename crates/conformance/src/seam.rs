@@ -42,7 +42,7 @@ pub(crate) fn broke(error: tokio::task::JoinError) -> Violation {
 async fn publish_paced(stand: Stand, channels: Vec<Channel>) -> Result<(), Violation> {
     for index in 0..EVENTS {
         stand
-            .publish(&channels[index % 3], index.to_string())
+            .publish(&channels[index % channels.len()], index.to_string())
             .await?;
         if index % 20 == 0 {
             // Lets joiners in between; nothing depends on how many.
@@ -64,7 +64,7 @@ async fn join(
     tokio::time::sleep(Duration::from_millis(index as u64 * 4)).await;
     let by_name = index.is_multiple_of(2);
     let chosen = if by_name {
-        &channels[..=index % 3]
+        &channels[..=index % channels.len()]
     } else {
         &channels[..]
     };
@@ -94,7 +94,8 @@ async fn join(
             .iter()
             .position(|c| c == channel)
             .unwrap_or_default();
-        let mut sent: Vec<_> = (place..EVENTS).step_by(3).map(|n| n.to_string()).collect();
+        let all_of_it = (place..EVENTS).step_by(channels.len());
+        let mut sent: Vec<_> = all_of_it.map(|n| n.to_string()).collect();
         sent.push(format!("end {channel}"));
         let missing = account(channel, &sent, &all)?;
         ensure!(

@@ -80,7 +80,8 @@ impl Stand {
         Pattern::parse(&text).map_err(|why| Violation(format!("{text:?} {why}")))
     }
 
-    /// So many channels that live in one log.
+    /// So many channels that live in one log; on a backend of which each channel is a log of its
+    /// own, one channel.
     ///
     /// # Errors
     /// Where there are none to be found.
@@ -96,7 +97,25 @@ impl Stand {
                 return Ok(found);
             }
         }
-        violated!("no {count} channels live in log {log}")
+        ensure!(
+            found.len() == 1,
+            "no {count} channels live in log {log}, but {}",
+            found.len()
+        );
+        Ok(found)
+    }
+
+    /// So many channels, of one log where the backend's logs hold several.
+    ///
+    /// # Errors
+    /// As [`channels`](Self::channels).
+    pub fn names(&self, count: usize) -> Result<Vec<Channel>, Violation> {
+        let together = self.channels(count)?;
+        if together.len() == count {
+            return Ok(together);
+        }
+        let names = (0..count).map(|index| self.channel(format_args!("c{index}")));
+        names.collect()
     }
 
     /// The log of a channel.
@@ -110,7 +129,7 @@ impl Stand {
             named.len() == 1,
             "{channel} has the logs {named:?}, not one"
         );
-        let known = logs.all().contains(&named[0]);
+        let known = logs.has(&named[0]);
         ensure!(known, "{} is not among the logs {logs:?}", named[0]);
         Ok(named[0].clone())
     }

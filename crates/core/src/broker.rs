@@ -72,7 +72,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed); every inlet is closed.
     async fn close(&self);
 
-    /// Facts about the backend. They do not change while it lives.
+    /// Facts about the backend. They do not change while it lives, but for logs that come into being.
     fn capabilities(&self) -> Capabilities;
 }
 

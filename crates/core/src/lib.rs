@@ -29,7 +29,7 @@ pub mod routed;
 pub mod store;
 
 pub use broker::{Broker, Published, Subscription};
-pub use capabilities::{Capabilities, LogMap};
+pub use capabilities::{Capabilities, Late, LogMap};
 pub use channel::{Channel, InvalidChannel, Pattern};
 pub use error::{BrokerError, ErrorKind};
 pub use event::{Event, Live};

@@ -90,10 +90,13 @@ fn united(claimed: &[(Claim, Arc<dyn Broker>)], rest: &Arc<dyn Broker>) -> Capab
     maps.push(united.logs);
     let all: Vec<LogId> = maps.iter().flat_map(|map| map.all()).cloned().collect();
     let claims: Vec<_> = claimed.iter().cloned().collect();
-    united.logs = LogMap::new(all, move |pattern| {
+    let growing = maps.clone();
+    let of = move |pattern: &Pattern| {
         let places = places(&claims, pattern).into_iter();
         places.flat_map(|place| maps[place].of(pattern)).collect()
-    });
+    };
+    let late = move |log: &LogId| growing.iter().find_map(|map| map.late(log));
+    united.logs = LogMap::growing(all, of, late);
     united
 }
 
@@ -124,8 +127,7 @@ impl Broker for Routed {
     }
 
     async fn history(&self, query: HistoryQuery) -> Result<History, BrokerError> {
-        let holds =
-            |broker: &&Arc<dyn Broker>| broker.capabilities().logs.all().contains(&query.log);
+        let holds = |broker: &&Arc<dyn Broker>| broker.capabilities().logs.has(&query.log);
         match self.all().find(holds) {
             Some(broker) => broker.history(query).await,
             None => {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     DeliveryConfig, Format, Metrics, Seat, Start, Subscriber, control,
+    cursor::MAX_LOGS,
     follow::{Follows, Share},
     outbox::{Doorbell, Outbox},
     relay,
@@ -76,6 +77,12 @@ pub enum JoinError {
     /// The broker could not follow its channels.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// Its channels live in more logs than an id can name.
+    #[error("selects channels of {logs} logs; one client can follow at most {MAX_LOGS} of them")]
+    TooManyLogs {
+        /// How many.
+        logs: usize,
+    },
 }
 
 impl Hub {
@@ -87,7 +94,8 @@ impl Hub {
             .map(|_| {
                 let (inbox, messages) = mpsc::channel(INBOX);
                 let doorbell = Arc::new(Doorbell::default());
-                let shard = Shard::new(config.clone(), metrics.clone());
+                let map = broker.capabilities().logs;
+                let shard = Shard::new(config.clone(), metrics.clone(), map);
                 tokio::spawn(shard::run(
                     shard,
                     messages,
@@ -134,6 +142,14 @@ impl Hub {
         for pattern in &subscriber.channels {
             shares.push(inner.follows.follow(pattern).await?);
         }
+        let logs = plan(
+            &inner.broker.capabilities().logs,
+            &subscriber.channels,
+            &subscriber.start,
+        );
+        if logs.len() > MAX_LOGS {
+            return Err(JoinError::TooManyLogs { logs: logs.len() });
+        }
         let id = inner.next_id.fetch_add(1, Ordering::Relaxed);
         let shard = &inner.shards[(id % inner.shards.len() as u64) as usize];
         let outbox = Arc::new(Outbox::new(shard.doorbell.clone()));
@@ -150,11 +166,7 @@ impl Hub {
         let joining = Joining {
             id,
             outbox,
-            logs: plan(
-                &inner.broker.capabilities().logs,
-                &subscriber.channels,
-                &subscriber.start,
-            ),
+            logs,
             channels: subscriber.channels.into(),
             format: subscriber.format,
             hello: subscriber.hello,
@@ -257,7 +269,7 @@ fn plan(map: &fanfare_core::LogMap, channels: &[Pattern], start: &Start) -> Vec<
     }
     // A cursor that names none of these logs is of another backend: everything after it is lost
     // to these channels, and they are told. One that names some was made when fewer channels
-    // were followed: those that it does not name start now.
+    // were followed: those that it does not name start now, unless they came into being since.
     let foreign = match start {
         Start::After(cursor) if !logs.iter().any(|(log, _)| cursor.get(log).is_some()) => {
             cursor.places().first().cloned()
@@ -268,9 +280,11 @@ fn plan(map: &fanfare_core::LogMap, channels: &[Pattern], start: &Start) -> Vec<
         Start::Now => Since::Now,
         Start::Oldest => Since::Oldest,
         Start::Last(count) => Since::Last(*count),
-        Start::After(cursor) => cursor
-            .get(log)
-            .map_or(Since::Now, |place| Since::After(place.clone())),
+        Start::After(cursor) => match (cursor.get(log), map.late(log)) {
+            (Some(place), _) => Since::After(place.clone()),
+            (None, Some(late)) if cursor.get(&late.index).is_some() => Since::After(late.begin),
+            (None, _) => Since::Now,
+        },
     };
     logs.into_iter()
         .map(|(log, channels)| shard::JoiningLog {
@@ -280,4 +294,62 @@ fn plan(map: &fanfare_core::LogMap, channels: &[Pattern], start: &Start) -> Vec<
             channels,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfare_core::{Epoch, Late, LogMap, Offset, Position};
+
+    use super::*;
+    use crate::Cursor;
+
+    fn place(log: &str, offset: u128) -> Position {
+        Position {
+            log: LogId::parse(log).unwrap(),
+            epoch: Epoch(1),
+            offset: Offset(offset),
+        }
+    }
+
+    /// Streams `s1` and `s2` that came into being, with the index `i`; all else lives in `r`.
+    fn map() -> LogMap {
+        let of = |pattern: &Pattern| {
+            let names: &[&str] = match pattern.as_str() {
+                "s.*" => &["i", "s1", "s2"],
+                "s.1" => &["s1"],
+                _ => &["r"],
+            };
+            names.iter().map(|log| place(log, 0).log).collect()
+        };
+        let late = |log: &LogId| {
+            log.as_str().starts_with('s').then(|| Late {
+                index: place("i", 0).log,
+                begin: place(log.as_str(), 0),
+            })
+        };
+        LogMap::growing([place("r", 0).log, place("i", 0).log], of, late)
+    }
+
+    fn since(channels: &[&str], cursor: &[Position], log: &str) -> Since {
+        let channels: Vec<_> = channels.iter().map(|text| text.parse().unwrap()).collect();
+        let start = Start::After(cursor.iter().cloned().collect::<Cursor>());
+        let logs = plan(&map(), &channels, &start).into_iter();
+        let mut found = logs.filter(|joining| joining.log.as_str() == log);
+        found.next().unwrap().since
+    }
+
+    #[test]
+    fn a_log_that_came_since_is_owed_from_its_beginning() {
+        let cursor = [place("i", 0), place("s1", 7)];
+        assert_eq!(since(&["s.*"], &cursor, "s1"), Since::After(place("s1", 7)));
+        assert_eq!(since(&["s.*"], &cursor, "s2"), Since::After(place("s2", 0)));
+    }
+
+    #[test]
+    fn a_wildcard_that_is_new_to_the_client_starts_now() {
+        let cursor = [place("r", 3)];
+        assert_eq!(since(&["r", "s.*"], &cursor, "s2"), Since::Now);
+        assert_eq!(since(&["r", "s.1"], &cursor, "s1"), Since::Now);
+        assert_eq!(since(&["r", "s.*"], &cursor, "i"), Since::Now);
+    }
 }

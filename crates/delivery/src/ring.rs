@@ -99,6 +99,21 @@ impl Ring {
         }
     }
 
+    /// Lets go of all of a log, as if nothing of it had passed. Answers the bytes.
+    pub(crate) fn forget(&mut self, log: LogIndex) -> usize {
+        let Some(recent) = self.logs.get_mut(usize::from(log)) else {
+            return 0;
+        };
+        let recent = std::mem::take(recent);
+        if recent.entries.is_empty() {
+            return 0;
+        }
+        self.order.retain(|index| *index != log);
+        let freed = recent.entries.iter().map(Passing::weight).sum();
+        self.bytes -= freed;
+        freed
+    }
+
     fn evict(&mut self) {
         let Some(log) = self.order.pop_front() else {
             return;

@@ -7,6 +7,8 @@
 mod backlog;
 mod catch_up;
 mod class;
+mod late;
+mod logs;
 mod member;
 mod run;
 mod slow;
@@ -21,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, PatternMap, Position};
+use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, LogMap, PatternMap, Position};
 use slab::Slab;
 
 pub(crate) use member::{Joining, JoiningLog};
@@ -68,9 +70,12 @@ pub(crate) struct Shard {
     members: Slab<Member>,
     /// Which slots follow what.
     interest: PatternMap<Vec<u32>>,
+    map: LogMap,
+    /// The logs that somebody here has, by index; the others are vacant.
     logs: Vec<LogId>,
     /// The newest place of each log that every live subscriber of it was handed.
     heads: Vec<Option<Position>>,
+    holds: logs::Holds,
     classes: Classes,
     ring: Ring,
     wheel: Wheel,
@@ -106,7 +111,7 @@ struct Tally {
 }
 
 impl Shard {
-    pub(crate) fn new(config: Arc<DeliveryConfig>, metrics: Metrics) -> Self {
+    pub(crate) fn new(config: Arc<DeliveryConfig>, metrics: Metrics, map: LogMap) -> Self {
         Self {
             ring: Ring::new(config.ring_bytes),
             config,
@@ -114,8 +119,10 @@ impl Shard {
             metrics,
             members: Slab::new(),
             interest: PatternMap::new(),
+            map,
             logs: Vec::new(),
             heads: Vec::new(),
+            holds: logs::Holds::default(),
             wheel: Wheel::default(),
             fetches: VecDeque::new(),
             overfull: VecDeque::new(),
@@ -146,10 +153,11 @@ impl Shard {
         let ring_before = self.ring.bytes();
         for passing in batch {
             self.turn += 1;
-            let log = self.log_index(&passing.position().log);
-            match passing {
-                Passing::Frame(frame) => self.on_frame(log, frame),
-                Passing::Gap(gap) => self.on_gap(log, gap),
+            let log = &passing.position().log;
+            match (self.holds.index(log), passing) {
+                (Some(log), Passing::Frame(frame)) => self.on_frame(log, frame),
+                (Some(log), Passing::Gap(gap)) => self.on_gap(log, gap),
+                (None, _) => self.on_new_log(log, passing),
             }
         }
         let grown = self.ring.bytes() as i64 - ring_before as i64;
@@ -180,6 +188,7 @@ impl Shard {
             classes,
             heads,
             logs,
+            holds,
             config,
             tally,
             dirty,
@@ -188,6 +197,8 @@ impl Shard {
             metrics,
             ..
         } = self;
+        let is_late = holds.is_late(log);
+        let mut new_to: Vec<u32> = Vec::new();
         let mut overfull: Vec<(u32, Bytes)> = Vec::new();
         let mut followed = false;
         interest.each_match(&event.channel, |slots| {
@@ -199,9 +210,14 @@ impl Shard {
                 if std::mem::replace(&mut member.seen, *turn) == *turn {
                     continue;
                 }
+                if is_late && !member.logs.contains(&log) {
+                    new_to.push(*slot);
+                    continue;
+                }
                 // The ring has it for those who are catching up.
                 if matches!(member.stage, Stage::CatchingUp(_) | Stage::Closing)
                     || !member.floors.is_empty() && member.is_past(log, &event.position)
+                    || is_late && member.stage.catches_up_later(log)
                 {
                     continue;
                 }
@@ -234,16 +250,30 @@ impl Shard {
         for (slot, bytes) in overfull {
             self.on_overfull(slot, frame, bytes);
         }
+        for slot in new_to {
+            self.take_up(slot, &event.position.log);
+        }
     }
 
     fn on_gap(&mut self, log: LogIndex, gap: &Arc<Gap>) {
         // A gap of a new epoch is where that epoch begins for this node.
         self.heads[usize::from(log)] = Some(gap.next.clone());
         self.ring.push(log, Passing::Gap(gap.clone()));
-        let mut behind = Vec::new();
+        let is_late = self.holds.is_late(log);
+        let (mut behind, mut new_to) = (Vec::new(), Vec::new());
         for (slot, member) in &mut self.members {
+            if is_late && !member.logs.contains(&log) {
+                if member.channels.iter().any(|own| own.intersects(&gap.scope)) {
+                    new_to.push(slot as u32);
+                }
+                continue;
+            }
             let waits = matches!(member.stage, Stage::CatchingUp(_) | Stage::Closing);
-            if waits || !member.is_touched_by(log, gap) || member.is_past(log, &gap.next) {
+            if waits
+                || !member.is_touched_by(log, gap)
+                || member.is_past(log, &gap.next)
+                || is_late && member.stage.catches_up_later(log)
+            {
                 continue;
             }
             match &mut member.stage {
@@ -258,6 +288,9 @@ impl Shard {
         }
         for slot in behind {
             self.lose(slot, gap);
+        }
+        for slot in new_to {
+            self.take_up(slot, &gap.next.log);
         }
     }
 
@@ -371,17 +404,6 @@ impl Shard {
         self.metrics.bytes.inc_by(tally.bytes);
         self.metrics.withheld.inc_by(tally.withheld);
         self.metrics.replayed.inc_by(tally.replayed);
-    }
-
-    fn log_index(&mut self, log: &LogId) -> LogIndex {
-        // Logs are few: a backend names them in its capabilities.
-        let known = self.logs.iter().position(|held| held == log);
-        let index = known.unwrap_or_else(|| {
-            self.logs.push(log.clone());
-            self.heads.push(None);
-            self.logs.len() - 1
-        });
-        index as LogIndex
     }
 
     fn member(&mut self, key: Key) -> Option<&mut Member> {

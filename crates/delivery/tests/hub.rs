@@ -649,3 +649,69 @@ async fn a_pattern_over_thousands_of_channels_has_a_short_id() {
         assert!(id.len() < 64, "{id}");
     }
 }
+
+/// A broker of which each channel is a log of its own.
+#[derive(Debug)]
+struct Streams(MemoryBroker);
+
+#[async_trait::async_trait]
+impl Broker for Streams {
+    async fn publish(
+        &self,
+        channel: &Channel,
+        publication: Publication,
+    ) -> Result<fanfare_core::Published, fanfare_core::BrokerError> {
+        self.0.publish(channel, publication).await
+    }
+
+    async fn subscribe(
+        &self,
+        pattern: &Pattern,
+        inlet: &fanfare_core::Inlet,
+    ) -> Result<fanfare_core::Subscription, fanfare_core::BrokerError> {
+        self.0.subscribe(pattern, inlet).await
+    }
+
+    async fn history(
+        &self,
+        query: fanfare_core::HistoryQuery,
+    ) -> Result<fanfare_core::History, fanfare_core::BrokerError> {
+        self.0.history(query).await
+    }
+
+    async fn probe(&self) -> Result<(), fanfare_core::BrokerError> {
+        self.0.probe().await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+
+    fn capabilities(&self) -> fanfare_core::Capabilities {
+        let of = |pattern: &Pattern| {
+            let name = pattern.as_str().replace('.', "-");
+            vec![fanfare_core::LogId::parse(&name).unwrap()]
+        };
+        fanfare_core::Capabilities {
+            logs: fanfare_core::LogMap::new([], of),
+            ..self.0.capabilities()
+        }
+    }
+}
+
+/// An id that names more logs than a cursor may could not be sent back.
+#[tokio::test(start_paused = true)]
+async fn channels_of_too_many_logs_are_refused() {
+    let metrics = BrokerMetrics::unregistered("memory");
+    let broker = Streams(MemoryBroker::new(MemoryConfig::default(), metrics));
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let hub = Hub::spawn(config(), Arc::new(broker), metrics);
+    let names: Vec<String> = (0..65).map(|n| format!("log.{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let refused = hub.join(subscriber(&names, Start::Now)).await;
+    assert!(
+        matches!(refused, Err(JoinError::TooManyLogs { logs: 65 })),
+        "{refused:?}"
+    );
+    assert!(hub.followed(10).is_empty(), "nothing stays");
+}

@@ -248,6 +248,7 @@ impl Refusal {
                 source,
                 retry_after,
             },
+            JoinError::TooManyLogs { .. } => Self::invalid("channel", error.to_string()),
             _ => Self::Draining { retry_after },
         }
     }

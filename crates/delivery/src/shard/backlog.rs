@@ -7,9 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use fanfare_core::{Channel, Gap, GapCause, Pattern, Position};
+use smallvec::SmallVec;
 
 use super::Millis;
-use crate::frame::Frame;
+use crate::{frame::Frame, ring::LogIndex};
 
 /// The most losses that are told one by one; beyond that one gap over all channels is told.
 const MAX_LOSSES: usize = 32;
@@ -27,6 +28,8 @@ pub(super) struct Backlog {
     pub(super) since: Millis,
     /// Whether the policies of its channels apply.
     pub(super) slow: bool,
+    /// Logs that came into being meanwhile; it gets them from history.
+    pub(super) late: SmallVec<[LogIndex; 1]>,
     losses: Vec<Gap>,
     /// The newest event of each channel that is conflated.
     latest: BTreeMap<Channel, Conflated>,
@@ -54,6 +57,7 @@ impl Backlog {
             bytes: 0,
             since: now,
             slow: false,
+            late: SmallVec::new(),
             losses: Vec::new(),
             latest: BTreeMap::new(),
             latest_bytes: 0,

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     Cursor, View, control, frame,
     outbox::Key,
-    ring::{Cover, LogIndex, Passing},
+    ring::{Cover, Passing},
 };
 
 /// A subscriber on its way from its starting place to live.
@@ -73,27 +73,44 @@ impl CatchUp {
         resumes: bool,
         seated: Option<Seated>,
     ) -> Self {
-        let logs = logs
-            .into_iter()
-            .map(|joining| LogCatchUp {
-                log: joining.log,
-                channels: joining.channels,
-                since: joining.since,
-                foreign: joining.foreign,
-                pending: VecDeque::new(),
-                upto: None,
-                more: false,
-                place: None,
-                asked_about: None,
-                older: None,
-            })
-            .collect();
+        let logs = logs.into_iter().map(LogCatchUp::new).collect();
         Self {
             logs,
             hello,
             resumes,
             fetching: false,
             seated,
+        }
+    }
+
+    /// Of a subscriber that was live and said hello long ago.
+    pub(super) fn again() -> Self {
+        Self::new(Vec::new(), false, false, None)
+    }
+
+    /// Goes through one more log, from a place on.
+    pub(super) fn add(&mut self, log: LogId, channels: &[Pattern], since: Since) {
+        self.logs.push(LogCatchUp::new(JoiningLog {
+            log,
+            channels: channels.to_vec(),
+            since,
+            foreign: None,
+        }));
+    }
+
+    /// Goes on in a log of which everything up to here was handed over.
+    pub(super) fn stands(
+        &mut self,
+        log: LogId,
+        channels: &[Pattern],
+        place: Position,
+        older: Option<Epoch>,
+    ) {
+        self.add(log, channels, Since::After(place.clone()));
+        if let Some(held) = self.logs.last_mut() {
+            held.upto = Some(place.clone());
+            held.place = Some(place);
+            held.older = older;
         }
     }
 
@@ -133,6 +150,21 @@ impl CatchUp {
 }
 
 impl LogCatchUp {
+    fn new(joining: JoiningLog) -> Self {
+        Self {
+            log: joining.log,
+            channels: joining.channels,
+            since: joining.since,
+            foreign: joining.foreign,
+            pending: VecDeque::new(),
+            upto: None,
+            more: false,
+            place: None,
+            asked_about: None,
+            older: None,
+        }
+    }
+
     fn take(&mut self, page: History) {
         let first = self.upto.is_none();
         let mut items: VecDeque<Live> = page.items.into();
@@ -343,10 +375,8 @@ impl Shard {
         let mut short = false;
         for log in &mut catch_up.logs {
             let Some(place) = &log.place else { continue };
-            let index = self.logs.iter().position(|held| *held == log.log);
-            let cover = index.map_or(Cover::Whole, |index| {
-                self.ring.covers(index as LogIndex, place)
-            });
+            let index = self.holds.index(&log.log);
+            let cover = index.map_or(Cover::Whole, |index| self.ring.covers(index, place));
             log.more = match cover {
                 Cover::Whole => false,
                 Cover::Short => true,
@@ -370,14 +400,10 @@ impl Shard {
             let Some(place) = log.place.clone() else {
                 continue;
             };
-            let Some(ring_log) = self.logs.iter().position(|held| *held == log.log) else {
+            let Some(ring_log) = self.holds.index(&log.log) else {
                 continue;
             };
-            let rest: Vec<Passing> = self
-                .ring
-                .after(ring_log as LogIndex, &place)
-                .cloned()
-                .collect();
+            let rest: Vec<Passing> = self.ring.after(ring_log, &place).cloned().collect();
             for passing in rest {
                 if !self.has_room(slot) {
                     return false;
@@ -451,7 +477,9 @@ impl Shard {
         let mut places = Places::new();
         let mut floors = SmallVec::new();
         for log in &catch_up.logs {
-            let index = self.log_index(&log.log);
+            let Some(index) = self.holds.index(&log.log) else {
+                continue;
+            };
             let head = self.heads[usize::from(index)].as_ref();
             // History is ahead of the feed: what still comes of that is passed over, and the
             // subscriber's id does not fall back to the feed's place.

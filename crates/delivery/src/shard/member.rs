@@ -122,19 +122,16 @@ impl Member {
 
 impl Shard {
     pub(super) fn join(&mut self, joining: Joining) {
-        let logs = joining
-            .logs
-            .iter()
-            .map(|log| self.log_index(&log.log))
-            .collect();
-        let entry = self.members.vacant_entry();
         let key = Key {
-            slot: entry.key() as u32,
+            slot: self.members.vacant_key() as u32,
             id: joining.id,
         };
         if !joining.outbox.register(key) {
             return;
         }
+        let held = joining.logs.iter().map(|log| self.hold_log(&log.log));
+        let logs = held.collect();
+        let entry = self.members.vacant_entry();
         let started = self.now;
         // An instant that cannot be told in milliseconds from now is further off than any stream.
         let ends_at = joining.ends_at.and_then(|(at, reason)| {
@@ -299,6 +296,7 @@ impl Shard {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
+        let logs = std::mem::take(&mut member.logs);
         if !matches!(
             std::mem::replace(&mut member.stage, Stage::Closing),
             Stage::CatchingUp(_)
@@ -316,6 +314,16 @@ impl Shard {
                 self.interest.remove(channel);
             }
         }
+        for log in logs {
+            self.release_log(log);
+        }
+    }
+}
+
+impl Stage {
+    /// Whether a slow subscriber gets all of a log from history, once it is not slow any more.
+    pub(super) fn catches_up_later(&self, log: LogIndex) -> bool {
+        matches!(self, Self::Behind(backlog) if backlog.late.contains(&log))
     }
 }
 

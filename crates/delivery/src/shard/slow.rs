@@ -165,8 +165,12 @@ impl Shard {
             return;
         }
         let (gaps, kept) = backlog.settle();
+        let late = std::mem::take(&mut backlog.late);
         member.stage = Stage::Live;
         self.hand_over_settled(slot, &gaps, &kept);
+        if !late.is_empty() {
+            self.catch_up_again(slot, &late);
+        }
     }
 
     fn hand_over_settled(&mut self, slot: u32, gaps: &[Gap], kept: &[Arc<Frame>]) {
@@ -180,12 +184,16 @@ impl Shard {
         let mut heads = self.heads.clone();
         for frame in kept.iter().rev() {
             let first = &frame.event.position;
-            let log = self.log_index(&first.log);
+            let Some(log) = self.holds.index(&first.log) else {
+                continue;
+            };
             heads[usize::from(log)] = Some(first.at(first.offset.before()));
         }
         for frame in kept {
             self.turn += 1;
-            let log = self.log_index(&frame.event.position.log);
+            let Some(log) = self.holds.index(&frame.event.position.log) else {
+                continue;
+            };
             heads[usize::from(log)] = Some(frame.event.position.clone());
             let member = &self.members[slot as usize];
             let classes = &mut self.classes;

@@ -15,8 +15,8 @@ use std::{
 };
 
 use fanfare_core::{
-    Channel, Data, Epoch, Event, Gap, GapCause, History, HistoryQuery, Live, LogId, Offset,
-    Pattern, Position, Since, Tags,
+    Channel, Data, Epoch, Event, Gap, GapCause, History, HistoryQuery, Late, Live, LogId, LogMap,
+    Offset, Pattern, Position, Since, Tags,
 };
 use fanfare_sse::{Decoder, Item};
 use prometheus::Registry;
@@ -31,8 +31,13 @@ use crate::{
     shard::Joining,
 };
 
-const CHANNELS: [&str; 6] = ["x.a", "x.b", "x.c", "y.a", "y.b", "y.c"];
-const PATTERNS: [&[&str]; 7] = [
+/// The log of a channel has its first segment's name. Those from [`LATE`] on come into being one by
+/// one.
+const CHANNELS: [&str; 12] = [
+    "x.a", "x.b", "x.c", "y.a", "y.b", "y.c", "s.a", "t.b", "u.c", "v.a", "w.b", "z.c",
+];
+const LATE: usize = 6;
+const PATTERNS: [&[&str]; 9] = [
     &["x.a"],
     &["x.a", "x.*"],
     &["x.>"],
@@ -40,7 +45,33 @@ const PATTERNS: [&[&str]; 7] = [
     &[">"],
     &["y.a", "y.c"],
     &["x.c", "y.>"],
+    &["*.a", "x.b"],
+    &["*.b"],
 ];
+/// The log that a cursor names of who followed a wildcard over logs that come into being.
+const INDEX: &str = "i";
+
+fn is_late(log: &LogId) -> bool {
+    (CHANNELS[LATE..].iter()).any(|channel| channel.starts_with(log.as_str()))
+}
+
+fn late(log: &LogId) -> Option<Late> {
+    let at = |log: &str| ModelLog::new(log, 0).at(0);
+    is_late(log).then(|| Late {
+        index: at(INDEX).log,
+        begin: at(log.as_str()),
+    })
+}
+
+/// Whether a pattern can select channels of a log.
+fn reaches(pattern: &Pattern, log: &LogId) -> bool {
+    let of_log = |channel: &&&str| channel.starts_with(log.as_str());
+    let selected = |channel: &&str| pattern.matches(&Channel::parse(channel).unwrap());
+    match log.as_str() {
+        INDEX => pattern.is_wild() && CHANNELS[LATE..].iter().any(selected),
+        _ => CHANNELS.iter().filter(of_log).any(selected),
+    }
+}
 
 /// A log of the model broker.
 struct ModelLog {
@@ -242,6 +273,9 @@ struct World {
     asked: Vec<Fetch>,
     answered: Vec<(Key, LogId, History)>,
     now: u64,
+    keep: usize,
+    /// How many channels have events.
+    born: usize,
 }
 
 impl World {
@@ -267,11 +301,17 @@ impl World {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let keep = rng.usize(2..40);
         Self {
-            logs: vec![ModelLog::new("x", keep), ModelLog::new("y", keep)],
+            logs: ["x", "y", INDEX].map(|log| ModelLog::new(log, keep)).into(),
+            keep,
+            born: LATE,
             rng,
             published: Vec::new(),
             feed: VecDeque::new(),
-            shard: Shard::new(Arc::new(config), metrics),
+            shard: Shard::new(
+                Arc::new(config),
+                metrics,
+                LogMap::growing([], |_| Vec::new(), late),
+            ),
             doorbell: Arc::default(),
             clients: Vec::new(),
             asked: Vec::new(),
@@ -318,9 +358,21 @@ impl World {
     }
 
     fn publish(&mut self) {
-        let channel = Channel::parse(CHANNELS[self.rng.usize(0..CHANNELS.len())]).unwrap();
-        let log = usize::from(channel.as_str().starts_with('y'));
-        let event = self.logs[log].publish(&channel, self.published.len());
+        let born = self.born < CHANNELS.len() && self.rng.usize(0..20) == 0;
+        self.born += usize::from(born);
+        let channel = if born {
+            self.born - 1
+        } else {
+            self.rng.usize(0..self.born)
+        };
+        let channel = Channel::parse(CHANNELS[channel]).unwrap();
+        let of = &channel.as_str()[..1];
+        let index = self.logs.iter().position(|log| log.id.as_str() == of);
+        let index = index.unwrap_or_else(|| {
+            self.logs.push(ModelLog::new(of, self.keep));
+            self.logs.len() - 1
+        });
+        let event = self.logs[index].publish(&channel, self.published.len());
         self.published.push(event.clone());
         self.feed
             .push_back(Passing::Frame(Arc::new(Frame::encode(event))));
@@ -342,10 +394,8 @@ impl World {
         let mut joined = Vec::new();
         let mut logs = Vec::new();
         for log in &self.logs {
-            let everything = Pattern::parse(&format!("{}.>", log.id)).unwrap();
-            let own: Vec<Pattern> = patterns
-                .iter()
-                .filter(|p| p.intersects(&everything))
+            let own: Vec<Pattern> = (patterns.iter())
+                .filter(|pattern| reaches(pattern, &log.id))
                 .cloned()
                 .collect();
             if own.is_empty() {
@@ -416,6 +466,7 @@ impl World {
         // A client's start is where the log stands when its first page is read.
         let client = &mut self.clients[fetch.key.id as usize];
         if client.started.insert(log.id.clone()) {
+            // A log that came later has no start: all of it is owed.
             for (joined, _) in &mut client.joined {
                 if joined.log == log.id {
                     *joined = log.at(log.head);
@@ -590,7 +641,7 @@ fn check(client: &mut Client, published: &[Arc<Event>]) {
             Received::Close => closed = true,
         }
     }
-    for log in ["x", "y"] {
+    for log in CHANNELS.map(|channel| &channel[..1]) {
         let of_log = |number: &&usize| published[**number].position.log.as_str() == log;
         let own: Vec<usize> = numbers.iter().filter(of_log).copied().collect();
         assert!(
@@ -615,14 +666,16 @@ fn check_whole(
         if !client.patterns.iter().any(|p| p.matches(&event.channel)) || numbers.contains(&number) {
             continue;
         }
-        let Some((joined, asked)) = client
+        let found = client
             .joined
             .iter()
-            .find(|(joined, _)| joined.log == position.log)
-        else {
-            panic!("no such log");
+            .find(|(joined, _)| joined.log == position.log);
+        let begin = late(&position.log).map(|late| late.begin);
+        let start = match found {
+            Some((joined, asked)) => asked.as_ref().unwrap_or(joined),
+            // It came into being later: all of it is owed.
+            None => begin.as_ref().expect("a log that came into being"),
         };
-        let start = asked.as_ref().unwrap_or(joined);
         // Epochs of the model count up, so places have an order here.
         let place = |p: &Position| (p.epoch.0, p.offset);
         if place(position) <= place(start) {
@@ -672,6 +725,11 @@ fn run(seed: u64) {
         world.shard.on_bell(key);
     }
     assert!(world.shard.members.is_empty() && world.shard.interest.is_empty());
+    assert_eq!(
+        world.shard.ring.bytes(),
+        0,
+        "a log that nobody has holds nothing"
+    );
 }
 
 /// Thousands of interleavings; a failure names its seed. `FANFARE_SEED` runs one alone,
