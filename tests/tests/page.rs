@@ -64,14 +64,15 @@ async fn the_demo_page_moves_and_goes_on_after_a_restart() {
     for (width, height, mobile) in [(1440, 900, false), (360, 800, true)] {
         browser.resize(width, height, mobile).await;
         browser.open(&format!("http://{address}/")).await;
-        wait_for(&mut browser, STATE, |state| state == "live").await;
-        let events = wait_for(&mut browser, EVENTS, |count| count.as_u64() > Some(4)).await;
-        let pixels = wait_for(&mut browser, PIXELS, |sum| sum.as_i64() > Some(0)).await;
-        wait_for(&mut browser, EVENTS, |count| {
-            count.as_u64() > events.as_u64()
-        })
-        .await;
-        wait_for(&mut browser, PIXELS, |sum| *sum != pixels).await;
+        browser.until(STATE, |state| state == "live").await;
+        let events = browser
+            .until(EVENTS, |count| count.as_u64() > Some(4))
+            .await;
+        let pixels = browser.until(PIXELS, |sum| sum.as_i64() > Some(0)).await;
+        browser
+            .until(EVENTS, |count| count.as_u64() > events.as_u64())
+            .await;
+        browser.until(PIXELS, |sum| *sum != pixels).await;
         let wide = browser.eval("document.documentElement.scrollWidth").await;
         assert!(
             wide.as_u64() <= Some(u64::from(width)),
@@ -88,34 +89,16 @@ async fn the_demo_page_moves_and_goes_on_after_a_restart() {
 
     let (id, gaps) = (browser.eval(LAST_ID).await, browser.eval(GAPS).await);
     drop(demo);
-    wait_for(&mut browser, STATE, |state| state != "live").await;
+    browser.until(STATE, |state| state != "live").await;
     let _demo = Demo::start(address).await;
-    wait_for(&mut browser, STATE, |state| state == "live").await;
+    browser.until(STATE, |state| state == "live").await;
     // It came back with its id: the node that began again tells it so, rather than nothing.
-    wait_for(&mut browser, GAPS, |count| count.as_u64() > gaps.as_u64()).await;
+    browser
+        .until(GAPS, |count| count.as_u64() > gaps.as_u64())
+        .await;
     let events = browser.eval(EVENTS).await;
-    wait_for(&mut browser, EVENTS, |count| {
-        count.as_u64() > events.as_u64()
-    })
-    .await;
+    browser
+        .until(EVENTS, |count| count.as_u64() > events.as_u64())
+        .await;
     assert_ne!(browser.eval(LAST_ID).await, id);
-}
-
-async fn wait_for(
-    browser: &mut Chromium,
-    javascript: &str,
-    fits: impl Fn(&serde_json::Value) -> bool,
-) -> serde_json::Value {
-    let until = std::time::Instant::now() + PATIENCE;
-    loop {
-        let value = browser.eval(javascript).await;
-        if fits(&value) {
-            return value;
-        }
-        assert!(
-            std::time::Instant::now() < until,
-            "{javascript} stays {value}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }

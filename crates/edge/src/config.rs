@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use crate::auth::Secret;
 
 mod check;
+mod tls;
 pub use check::ConfigError;
+pub use tls::TlsConfig;
 
 /// Everything an edge can be told. The default serves anonymous clients on loopback.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +75,8 @@ pub struct ServerConfig {
     pub broker_timeout: Duration,
     /// How long a call of a hook may take before the request is refused.
     pub hook_timeout: Duration,
+    /// TLS on the public listener; `None`: it is plain, behind a load balancer that ends TLS.
+    pub tls: Option<TlsConfig>,
 }
 
 impl Default for ServerConfig {
@@ -94,6 +98,7 @@ impl Default for ServerConfig {
             answer_timeout: Duration::from_secs(60),
             broker_timeout: Duration::from_secs(10),
             hook_timeout: Duration::from_secs(2),
+            tls: None,
         }
     }
 }

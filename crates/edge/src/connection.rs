@@ -8,7 +8,6 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
-    io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::{
@@ -29,18 +28,22 @@ use http::{Request, Version, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
-use tokio::{net::TcpStream, time};
+use tokio::{io::ReadBuf, net::TcpStream, time};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
+mod h2;
 mod io_half;
 mod raw;
+mod wire;
 
 pub(crate) use raw::no_room;
 
 use io_half::Io;
+use wire::Wire;
 
-use crate::problem::Refusal;
+use crate::{problem::Refusal, tls};
 
 /// The most bytes that a client may send past its request while it is being served.
 const MAX_STRAY_BYTES: usize = 64 << 10;
@@ -51,18 +54,30 @@ pub(crate) struct Bounds {
     pub(crate) head_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) head_bytes: usize,
+    /// After how long without an answer an HTTP/2 client is given up.
+    pub(crate) peer_timeout: Duration,
+    /// The most requests at once on one HTTP/2 connection.
+    pub(crate) http2_streams: u32,
 }
 
 /// A request's hold on its connection. It does not keep the socket open.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
-    socket: Weak<Socket>,
+    hold: Hold,
     peer: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+enum Hold {
+    /// Of HTTP/1: the request has the socket for itself.
+    Socket(Weak<Socket>),
+    /// Of HTTP/2: others share the socket, whose end hyper sees. Cancelling resets this stream.
+    Stream(CancellationToken),
 }
 
 #[derive(Debug)]
 struct Socket {
-    stream: TcpStream,
+    wire: Wire,
     state: Mutex<State>,
     aborted: AtomicBool,
     waker: AtomicWaker,
@@ -114,11 +129,17 @@ impl Connection {
         self.peer.ip()
     }
 
-    /// Drops the connection at once, with a reset: what is unsent is thrown away.
+    /// Drops the connection at once, with a reset: what is unsent is thrown away. Of HTTP/2, it
+    /// drops the request's stream alone.
     pub(crate) fn abort(&self) {
-        if let Some(socket) = self.socket.upgrade() {
-            socket.aborted.store(true, Ordering::Release);
-            socket.waker.wake();
+        match &self.hold {
+            Hold::Stream(abort) => abort.cancel(),
+            Hold::Socket(socket) => {
+                if let Some(socket) = socket.upgrade() {
+                    socket.aborted.store(true, Ordering::Release);
+                    socket.waker.wake();
+                }
+            }
         }
     }
 
@@ -135,7 +156,10 @@ impl Connection {
     }
 
     fn read_by(&self, reader: Reader) {
-        let Some(socket) = self.socket.upgrade() else {
+        let Hold::Socket(socket) = &self.hold else {
+            return;
+        };
+        let Some(socket) = socket.upgrade() else {
             return;
         };
         let mut state = socket.state.lock();
@@ -168,9 +192,35 @@ pub(crate) struct Service {
 /// Sees the path of each request and its answer.
 pub(crate) type Observe = Arc<dyn Fn(&str, &mut Response) + Send + Sync>;
 
-/// Serves one socket until its end.
+/// Serves one plain socket until its end.
 pub(crate) async fn serve(
     stream: TcpStream,
+    peer: SocketAddr,
+    service: Service,
+    bounds: Bounds,
+    closing: CancellationToken,
+) {
+    serve_h1(Wire::Plain(stream), peer, service, bounds, closing).await;
+}
+
+/// Serves one socket with TLS until its end, in the version of HTTP that both sides agreed on.
+pub(crate) async fn serve_tls(
+    stream: TlsStream<TcpStream>,
+    peer: SocketAddr,
+    service: Service,
+    bounds: Bounds,
+    closing: CancellationToken,
+) {
+    if tls::is_h2(&stream) {
+        h2::serve(stream, peer, service, bounds, closing).await;
+    } else {
+        let wire = Wire::Tls(Box::new(Mutex::new(stream)));
+        serve_h1(wire, peer, service, bounds, closing).await;
+    }
+}
+
+async fn serve_h1(
+    wire: Wire,
     peer: SocketAddr,
     service: Service,
     bounds: Bounds,
@@ -184,7 +234,7 @@ pub(crate) async fn serve(
         stray: 0,
     };
     let socket = Arc::new(Socket {
-        stream,
+        wire,
         state: Mutex::new(state),
         aborted: AtomicBool::new(false),
         waker: AtomicWaker::new(),
@@ -192,7 +242,7 @@ pub(crate) async fn serve(
     let answer = {
         let socket = socket.clone();
         let connection = Connection {
-            socket: Arc::downgrade(&socket),
+            hold: Hold::Socket(Arc::downgrade(&socket)),
             peer,
         };
         move |request| answer(service.clone(), connection.clone(), socket.clone(), request)
@@ -207,8 +257,8 @@ pub(crate) async fn serve(
         drive(&socket, connection, bounds, closing).await
     };
     match end {
-        End::Aborted => drop(socket.stream.set_zero_linger()),
-        End::Refused => raw::linger(&socket.stream).await,
+        End::Aborted => socket.wire.set_zero_linger(),
+        End::Refused => raw::linger(&socket.wire).await,
         End::Closed => {}
     }
 }
@@ -228,7 +278,7 @@ async fn drive<S>(
     closing: CancellationToken,
 ) -> End
 where
-    S: hyper::service::HttpService<Incoming, ResBody = InFlight>,
+    S: hyper::service::HttpService<Incoming, ResBody = InFlight<Busy>>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut connection = pin!(connection);
@@ -277,23 +327,19 @@ impl Socket {
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; 2048];
         while self.state.lock().reader != Reader::Hyper {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+            let mut read = ReadBuf::new(&mut bytes);
+            let ended = ready!(self.wire.poll_read(cx, &mut read)).is_err();
+            let read = read.filled();
+            if ended || read.is_empty() {
                 return Poll::Ready(());
             }
-            match self.stream.try_read(&mut bytes) {
-                Ok(0) => return Poll::Ready(()),
-                Ok(count) => {
-                    let mut state = self.state.lock();
-                    state.stray += count;
-                    if state.stray > MAX_STRAY_BYTES {
-                        return Poll::Ready(());
-                    }
-                    if state.reader == Reader::Watch {
-                        state.stash.extend_from_slice(&bytes[..count]);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(()),
+            let mut state = self.state.lock();
+            state.stray += read.len();
+            if state.stray > MAX_STRAY_BYTES {
+                return Poll::Ready(());
+            }
+            if state.reader == Reader::Watch {
+                state.stash.extend_from_slice(read);
             }
         }
         Poll::Pending
@@ -312,21 +358,32 @@ async fn answer(
     service: Service,
     connection: Connection,
     socket: Arc<Socket>,
-    mut request: Request<Incoming>,
-) -> Result<Response<InFlight>, Infallible> {
+    request: Request<Incoming>,
+) -> Result<Response<InFlight<Busy>>, Infallible> {
     socket.state.lock().phase = Phase::Busy;
-    let busy = Busy(socket);
-    let path = request.uri().path().to_owned();
-    request.extensions_mut().insert(connection);
-    let mut response = match check_host(&request) {
-        Ok(()) => {
-            let mut router = service.router.read().clone();
-            router.call(request.map(Body::new)).await?
-        }
-        Err(refusal) => refusal.into_response(),
-    };
-    (service.observe)(&path, &mut response);
-    Ok(response.map(|body| InFlight { body, _busy: busy }))
+    service.answer(connection, Busy(socket), request).await
+}
+
+impl Service {
+    /// Answers a request, which is under way until `mark` is dropped with the response's body.
+    async fn answer<M>(
+        self,
+        connection: Connection,
+        mark: M,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<InFlight<M>>, Infallible> {
+        let path = request.uri().path().to_owned();
+        request.extensions_mut().insert(connection);
+        let mut response = match check_host(&request) {
+            Ok(()) => {
+                let mut router = self.router.read().clone();
+                router.call(request.map(Body::new)).await?
+            }
+            Err(refusal) => refusal.into_response(),
+        };
+        (self.observe)(&path, &mut response);
+        Ok(response.map(|body| InFlight { body, _mark: mark }))
+    }
 }
 
 /// RFC 9112, section 3.2: a request of HTTP/1.1 without just one `Host` is refused.
@@ -355,12 +412,12 @@ impl Drop for Busy {
 
 /// A response's body, and the mark that it is under way.
 #[derive(Debug)]
-struct InFlight {
+struct InFlight<M> {
     body: Body,
-    _busy: Busy,
+    _mark: M,
 }
 
-impl http_body::Body for InFlight {
+impl<M: Unpin> http_body::Body for InFlight<M> {
     type Data = bytes::Bytes;
     type Error = axum::Error;
 

@@ -92,7 +92,7 @@ impl Edge {
         let public = bind("server.listen", config.server.listen)?;
         let admin = bind("admin.listen", config.admin.listen)?;
         Ok(Self {
-            reloader: Reloader::new(config)?,
+            reloader: Reloader::new(config, &metrics)?,
             broker,
             registry: registry.clone(),
             metrics,
@@ -186,13 +186,12 @@ impl Edge {
             inside.cut.clone().drop_guard(),
         ];
         let watch = app.readiness.clone().watch(broker);
-        let serve_outside = public.run(outside.accept(
-            &app,
-            router::outside(&app, router),
-            app.config.server.sockets,
-        ));
-        let serve_inside =
-            admin.run(inside.accept(&app, router::inside(&app), app.config.admin.sockets));
+        let (server, admins) = (&app.config.server, &app.config.admin);
+        let serve_outside = public.run(Loop {
+            tls: reloader.tls(),
+            ..outside.accept(&app, router::outside(&app, router), server.sockets)
+        });
+        let serve_inside = admin.run(inside.accept(&app, router::inside(&app), admins.sockets));
         let drained = drain::run(&app, shutdown, &outside, &inside);
         tokio::select! {
             drained = async { tokio::join!(drained, serve_outside, serve_inside) } => {
@@ -222,8 +221,10 @@ impl Tokens {
                 head_timeout: server.head_timeout,
                 idle_timeout: server.idle_timeout,
                 head_bytes: server.head_bytes,
+                peer_timeout: server.peer_timeout,
+                http2_streams: server.tls.as_ref().map_or(1, |tls| tls.http2_streams),
             },
-            peer_timeout: server.peer_timeout,
+            tls: None,
             sockets,
             metrics: app.metrics.clone(),
             tasks: self.tasks.clone(),

@@ -41,6 +41,7 @@ mod registry;
 mod reload;
 mod route;
 mod router;
+mod tls;
 
 pub use auth::{Grant, Identity};
 pub use config::{ConfigError, EdgeConfig, RefusalMode};

@@ -20,6 +20,7 @@ use crate::{
     config::ServerConfig,
     connection::{self, Bounds, Service, no_room},
     metrics::Metrics,
+    tls::Tls,
 };
 
 /// How long nothing is accepted after the process ran out of file descriptors.
@@ -38,7 +39,8 @@ pub(crate) struct Listener {
 pub(crate) struct Loop {
     pub(crate) service: Service,
     pub(crate) bounds: Bounds,
-    pub(crate) peer_timeout: Duration,
+    /// `None`: sockets are plain.
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) sockets: usize,
     pub(crate) metrics: Metrics,
     /// Holds every connection's task.
@@ -123,29 +125,37 @@ impl Loop {
     fn take(&self, stream: TcpStream, peer: SocketAddr, room: &Arc<Semaphore>) {
         let Ok(slot) = room.clone().try_acquire_owned() else {
             self.metrics.sockets_refused.inc();
-            let _ = stream.try_write(&no_room());
+            if self.tls.is_none() {
+                let _ = stream.try_write(&no_room());
+            }
             return;
         };
-        if let Err(error) = tune(&stream, self.peer_timeout) {
+        if let Err(error) = tune(&stream, self.bounds.peer_timeout) {
             // The client is gone already.
             tracing::trace!(%error, "a socket takes no options");
             return;
         }
         let metrics = self.metrics.clone();
         metrics.sockets.inc();
-        let serve = connection::serve(
-            stream,
-            peer,
-            self.service.clone(),
-            self.bounds,
-            self.closing.clone(),
-        );
-        let cut = self.cut.clone();
-        self.tasks.spawn(async move {
-            let _gauge = Gauge(metrics);
-            let _slot = slot;
-            cut.run_until_cancelled(serve).await;
-        });
+        let (service, bounds, closing) = (self.service.clone(), self.bounds, self.closing.clone());
+        let (gauge, cut) = (Gauge(metrics), self.cut.clone());
+        // Two tasks of two sizes: a plain socket does not hold the room that TLS needs.
+        match self.tls.clone() {
+            None => self.tasks.spawn(async move {
+                let _held = (gauge, slot);
+                let serve = connection::serve(stream, peer, service, bounds, closing);
+                cut.run_until_cancelled(serve).await;
+            }),
+            Some(tls) => self.tasks.spawn(async move {
+                let _held = (gauge, slot);
+                let serve = async {
+                    if let Some(stream) = tls.accept(stream).await {
+                        connection::serve_tls(stream, peer, service, bounds, closing).await;
+                    }
+                };
+                cut.run_until_cancelled(serve).await;
+            }),
+        };
     }
 }
 

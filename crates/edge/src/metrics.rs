@@ -23,6 +23,30 @@ pub struct Metrics {
     refusals: IntCounterVec,
     published: IntCounterVec,
     accept_errors: IntCounterVec,
+    pub(crate) certificate_expiry: IntGauge,
+    handshake_failures: IntCounterVec,
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HandshakeFailure {
+    /// The client went away.
+    Closed,
+    /// The two sides did not agree, or the client speaks no TLS.
+    Protocol,
+    Timeout,
+}
+
+impl HandshakeFailure {
+    const ALL: [Self; 3] = [Self::Closed, Self::Protocol, Self::Timeout];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Protocol => "protocol",
+            Self::Timeout => "timeout",
+        }
+    }
 }
 
 /// The closed set of routes that requests are counted by.
@@ -149,6 +173,15 @@ impl Metrics {
                 "Connections that could not be accepted, by reason.",
                 &["reason"],
             )?,
+            certificate_expiry: make.gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the certificate of the public listener ends; 0 without TLS.",
+            )?,
+            handshake_failures: make.counters(
+                "tls_handshake_failures_total",
+                "TLS handshakes that failed, by reason.",
+                &["reason"],
+            )?,
         };
         metrics.announce_labels();
         Ok(metrics)
@@ -169,6 +202,10 @@ impl Metrics {
         }
         for reason in ["fd_limit", "other"] {
             self.accept_errors.with_label_values(&[reason]);
+        }
+        for failure in HandshakeFailure::ALL {
+            self.handshake_failures
+                .with_label_values(&[failure.as_str()]);
         }
     }
 
@@ -195,5 +232,11 @@ impl Metrics {
     pub(crate) fn accept_error(&self, fd_limit: bool) {
         let reason = if fd_limit { "fd_limit" } else { "other" };
         self.accept_errors.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn handshake_failure(&self, failure: HandshakeFailure) {
+        self.handshake_failures
+            .with_label_values(&[failure.as_str()])
+            .inc();
     }
 }

@@ -11,8 +11,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::{
     app::App,
     auth::Authenticator,
-    config::{ConfigError, EdgeConfig},
+    config::{ConfigError, EdgeConfig, TlsConfig},
+    metrics::Metrics,
     router,
+    tls::{self, Tls},
 };
 
 /// Gives an edge other settings while it serves. A clone is of the same edge.
@@ -29,6 +31,7 @@ pub struct Reloader {
 struct State {
     config: EdgeConfig,
     auth: Arc<Authenticator>,
+    tls: Option<Arc<Tls>>,
     serving: Option<Serving>,
 }
 
@@ -43,9 +46,12 @@ impl Reloader {
     /// binds what exists since the start.
     pub const SECTIONS: [&str; 4] = ["auth", "cors", "limits", "page"];
 
-    pub(crate) fn new(config: EdgeConfig) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: EdgeConfig, metrics: &Metrics) -> Result<Self, ConfigError> {
+        let tls = config.server.tls.as_ref();
+        let tls = tls.map(|tls| Tls::new(tls, metrics.clone())).transpose()?;
         let state = State {
             auth: Arc::new(Authenticator::new(&config.auth, &config.cors)?),
+            tls: tls.map(Arc::new),
             config,
             serving: None,
         };
@@ -57,13 +63,16 @@ impl Reloader {
     /// Takes the [`SECTIONS`](Self::SECTIONS) of a configuration: in force for every request
     /// that comes after this has returned. An edge that does not run yet begins with them.
     ///
+    /// Of an edge with TLS it takes [`ServerConfig::tls`](crate::config::ServerConfig::tls) too,
+    /// but for `http2_streams`: see [`renew`](Self::renew). Whether there is TLS at all stays.
+    ///
     /// # Errors
     /// The first setting that is not allowed, by itself or at the addresses that the edge is
     /// bound to. Nothing has changed then.
     pub fn reload(&self, new: &EdgeConfig) -> Result<(), ConfigError> {
         new.check()?;
         let mut state = self.state.lock();
-        let config = EdgeConfig {
+        let mut config = EdgeConfig {
             limits: new.limits.clone(),
             auth: new.auth.clone(),
             cors: new.cors.clone(),
@@ -73,13 +82,31 @@ impl Reloader {
         // Open to anybody may be allowed where `new` would listen and not where this edge does.
         config.check()?;
         let auth = Arc::new(Authenticator::new(&config.auth, &config.cors)?);
+        if let Some(tls) = &new.server.tls {
+            state.renew(tls)?;
+        }
         if let Some((app, router)) = state.serving.as_ref().and_then(Serving::upgrade) {
             let app = Arc::new(app.under(config.clone(), auth.clone()));
             *router.write() = router::public(&app);
         }
+        config.server.tls.clone_from(&state.config.server.tls);
         state.config = config;
         state.auth = auth;
         Ok(())
+    }
+
+    /// Takes another certificate and key, for every handshake after this has returned.
+    /// Connections that are open stay. Nothing happens at an edge without TLS.
+    ///
+    /// # Errors
+    /// The setting that cannot be used. The certificate from before stays then.
+    pub fn renew(&self, tls: &TlsConfig) -> Result<(), ConfigError> {
+        tls::check(tls)?;
+        self.state.lock().renew(tls)
+    }
+
+    pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
+        self.state.lock().tls.clone()
     }
 
     /// Makes the edge's first app of the settings in force, and its router, which reloads from
@@ -96,6 +123,16 @@ impl Reloader {
             router: Arc::downgrade(&router),
         });
         (app, router)
+    }
+}
+
+impl State {
+    fn renew(&mut self, tls: &TlsConfig) -> Result<(), ConfigError> {
+        if let (Some(held), Some(config)) = (&self.tls, &mut self.config.server.tls) {
+            held.renew(tls)?;
+            config.clone_from(tls);
+        }
+        Ok(())
     }
 }
 

@@ -25,6 +25,7 @@ mod secret_file;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub(crate) mod values;
 
 pub(crate) use broker::{Broker, Kind};
@@ -32,6 +33,7 @@ pub(crate) use edge::{Admin, Anonymous, Auth, Cors, Jwt, Limits, Page, Probe, Se
 pub(crate) use load::{Loaded, load};
 pub(crate) use log::{Format, Log};
 pub(crate) use secret_file::read_secret;
+pub(crate) use tls::Tls;
 
 use delivery::{Delivery, Heartbeat, Retention, Slow};
 
@@ -107,6 +109,7 @@ impl Config {
     /// Every key outside of lists, dotted, with its default.
     fn known() -> BTreeMap<String, Value> {
         let mut everything = Self::default();
+        everything.server.tls = Some(Tls::default());
         everything.auth.jwt = Some(Jwt::default());
         everything.auth.anonymous = Some(Anonymous::default());
         everything.flat()

@@ -3,6 +3,7 @@
 //! Start reading at [`serve`]; [`config`] says what can be set.
 
 mod backends;
+mod certificates;
 mod cli;
 mod client;
 mod config;

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use fanfare_edge::Reloader;
 
-use crate::{config::Config, files, logging::Logging};
+use crate::{
+    config::{Config, Tls},
+    files,
+    logging::Logging,
+};
 
 /// What a reload needs.
 #[derive(Debug)]
@@ -25,6 +29,11 @@ impl Reload {
         }
     }
 
+    /// The public listener's TLS in force.
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        self.config.server.tls.clone()
+    }
+
     /// Reads the configuration again and takes what can change while clients are connected: the
     /// log level and what the edge takes. What differs beyond that is named, and waits for a
     /// restart. A configuration that cannot be used changes nothing.
@@ -41,13 +50,24 @@ impl Reload {
             }
         };
         let differing = self.config.differing(&new);
-        let (taken, waiting): (Vec<_>, Vec<_>) = differing.into_iter().partition(|key| takes(key));
+        let tls = match (&self.config.server.tls, &new.server.tls) {
+            (Some(held), Some(read)) if held != read => Renewed::Yes,
+            (Some(_), Some(_)) => Renewed::No,
+            _ => Renewed::Never,
+        };
+        let (mut taken, waiting): (Vec<_>, Vec<_>) = differing
+            .into_iter()
+            .partition(|key| takes(key) || tls.takes(key));
+        if tls == Renewed::Yes && !taken.iter().any(|key| key.starts_with(TLS)) {
+            taken.push("server.tls (the contents of its files)".into());
+        }
         let Config {
             limits,
             auth,
             cors,
             page,
             log,
+            server,
             ..
         } = new;
         // Before or after: one of the two may be hidden by its level.
@@ -64,6 +84,9 @@ impl Reload {
         self.config.cors = cors;
         self.config.page = page;
         self.config.log.level = log.level;
+        if tls != Renewed::Never {
+            self.config.server.tls = server.tls;
+        }
         if taken.iter().any(|key| key == "limits.connections") {
             files::make_room(self.config.limits.connections);
         }
@@ -73,6 +96,25 @@ impl Reload {
                 waiting.join(", ")
             );
         }
+    }
+}
+
+const TLS: &str = "server.tls.";
+
+/// What a reload means to the public listener's TLS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Renewed {
+    Yes,
+    No,
+    /// There is none, or there would be none.
+    Never,
+}
+
+impl Renewed {
+    fn takes(self, key: &str) -> bool {
+        let setting = key.strip_prefix(TLS);
+        // The bounds of connections that are open.
+        self != Self::Never && setting.is_some_and(|setting| setting != "http2_streams")
     }
 }
 

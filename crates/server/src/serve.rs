@@ -7,7 +7,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backends,
+    backends, certificates,
     config::{Auth, Config, Kind, Loaded},
     exit::Failure,
     files, logging,
@@ -79,6 +79,10 @@ async fn serve<F: Future<Output = Result<(), Failure>>>(
     let stop = CancellationToken::new();
     let mut serving = std::pin::pin!(edge.run(stop.clone().cancelled_owned()));
     let mut beside = std::pin::pin!(beside(running));
+    let mut renewing = std::pin::pin!(certificates::renew(
+        config.server.tls.clone(),
+        reloader.clone()
+    ));
     let served = loop {
         tokio::select! {
             served = &mut serving => break served.map_err(Failure::failed),
@@ -86,9 +90,13 @@ async fn serve<F: Future<Output = Result<(), Failure>>>(
                 ended?;
                 stop.cancel();
             }
+            never = &mut renewing => match never {},
             asked = signals.next() => match asked {
                 Asked::Reload => match &mut reload {
-                    Some(reload) => reload.run(&reloader),
+                    Some(reload) => {
+                        reload.run(&reloader);
+                        renewing.set(certificates::renew(reload.tls(), reloader.clone()));
+                    }
                     None => tracing::warn!("there is no configuration to read again"),
                 },
                 Asked::End(_) if !stop.is_cancelled() => {

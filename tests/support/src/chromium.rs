@@ -1,6 +1,13 @@
 //! A real browser, driven through the DevTools protocol.
 
-use std::{collections::VecDeque, fs, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    fs,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use parking_lot::Mutex;
@@ -24,6 +31,10 @@ const ANSWERS: usize = 64;
 
 /// How often the profile is removed until it stays away.
 const REMOVALS: usize = 100;
+
+/// How long a page may take to become as a test waits for, and how often it is looked at.
+const FITS_WITHIN: Duration = Duration::from_secs(60);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 const FLAGS: [&str; 12] = [
     "--headless",
@@ -140,6 +151,31 @@ impl Chromium {
             panic!("{javascript}: {thrown}");
         }
         answer["result"]["value"].take()
+    }
+
+    /// Evaluates in the page, again and again, until the value fits, and answers it.
+    ///
+    /// # Panics
+    /// If it does not fit after a minute.
+    pub async fn until(&mut self, javascript: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + FITS_WITHIN;
+        loop {
+            let value = self.eval(javascript).await;
+            if fits(&value) {
+                return value;
+            }
+            assert!(Instant::now() < until, "{javascript} stays {value}");
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    /// Opens pages whose certificate no authority vouches for.
+    pub async fn ignore_certificates(&mut self) {
+        self.command(
+            "Security.setIgnoreCertificateErrors",
+            json!({"ignore": true}),
+        )
+        .await;
     }
 
     /// Sets the size of the page, in CSS pixels: a phone is 390 × 844 and `mobile`.

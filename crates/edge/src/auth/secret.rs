@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 /// A text that is never shown: not in `Debug`, errors or logs.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
 impl Secret {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{AuthConfig, CorsConfig, EdgeConfig, JwtConfig, Origin};
-use crate::auth::Verifier;
+use crate::{auth::Verifier, tls};
 
 /// RFC 7518, section 3.2: a key of HS256 is at least as long as its hash.
 pub(crate) const MIN_SECRET_BYTES: usize = 32;
@@ -57,6 +57,7 @@ impl EdgeConfig {
     /// The first setting that is not allowed.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_auth()?;
+        self.server.tls.as_ref().map_or(Ok(()), tls::check)?;
         check_cors(&self.cors)?;
         self.check_limits()
     }

@@ -2,22 +2,19 @@
 
 use std::{
     io::{self, IoSlice},
-    net::Shutdown,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time,
 };
 
-use super::{Phase, Reader, Socket, Target, raw};
+use super::{Phase, Reader, Socket, Target, raw, wire::Wire};
 
-/// The socket as hyper sees it: shared with the watch, so through `&TcpStream` alone.
+/// The socket as hyper sees it: shared with the watch.
 #[derive(Debug)]
 pub(super) struct Io(pub(super) Arc<Socket>);
 
@@ -42,39 +39,40 @@ impl AsyncRead for Io {
         }
         let target = state.target;
         drop(state);
-        loop {
-            ready!(socket.stream.poll_read_ready(cx))?;
-            let read = match target {
-                Target::Past => socket.stream.try_read_buf(into).map(|_| target),
-                _ => read_target(&socket.stream, target, into),
-            };
-            match read {
-                Ok(target) => {
-                    let mut state = socket.state.lock();
-                    state.target = target;
-                    if !into.filled().is_empty() && matches!(state.phase, Phase::Idle(_)) {
-                        state.phase = Phase::Head(time::Instant::now());
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+        let before = into.filled().len();
+        let target = match target {
+            Target::Past => {
+                ready!(socket.wire.poll_read(cx, into))?;
+                target
             }
+            _ => ready!(read_target(&socket.wire, target, cx, into))?,
+        };
+        let mut state = socket.state.lock();
+        state.target = target;
+        if into.filled().len() > before && matches!(state.phase, Phase::Idle(_)) {
+            state.phase = Phase::Head(time::Instant::now());
         }
+        Poll::Ready(Ok(()))
     }
 }
 
 /// Reads a request's first line, and writes `>` in it as `%3E`: the pattern `orders.>` is typed
 /// into a URL as it is, curl sends it so, and hyper takes no such URL.
-fn read_target(stream: &TcpStream, target: Target, into: &mut ReadBuf<'_>) -> io::Result<Target> {
+fn read_target(
+    wire: &Wire,
+    target: Target,
+    cx: &mut Context<'_>,
+    into: &mut ReadBuf<'_>,
+) -> Poll<io::Result<Target>> {
     const ESCAPED: &[u8] = b"%3E";
     let mut bytes = [0; 2048];
     let most = bytes.len().min(into.remaining() / ESCAPED.len());
     if most == 0 {
-        return stream.try_read_buf(into).map(|_| Target::Past);
+        return wire.poll_read(cx, into).map_ok(|()| Target::Past);
     }
-    let count = stream.try_read(&mut bytes[..most])?;
-    let bytes = &bytes[..count];
+    let mut read = ReadBuf::new(&mut bytes[..most]);
+    ready!(wire.poll_read(cx, &mut read))?;
+    let bytes = read.filled();
     // What does not begin like a request may be the rest of one that was read already.
     let begins = || {
         [&b"GET /"[..], b"POST /", b"HEAD /"]
@@ -83,11 +81,11 @@ fn read_target(stream: &TcpStream, target: Target, into: &mut ReadBuf<'_>) -> io
     };
     if bytes.is_empty() || (target == Target::Awaited && !begins()) {
         into.put_slice(bytes);
-        return Ok(if bytes.is_empty() {
+        return Poll::Ready(Ok(if bytes.is_empty() {
             target
         } else {
             Target::Past
-        });
+        }));
     }
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
@@ -98,11 +96,11 @@ fn read_target(stream: &TcpStream, target: Target, into: &mut ReadBuf<'_>) -> io
         into.put_slice(part);
     }
     into.put_slice(rest);
-    Ok(if end.is_some() {
+    Poll::Ready(Ok(if end.is_some() {
         Target::Past
     } else {
         Target::Open
-    })
+    }))
 }
 
 impl AsyncWrite for Io {
@@ -125,27 +123,23 @@ impl AsyncWrite for Io {
         if no_request && let Some(problem) = raw::in_place_of(first) {
             // The last that this connection says, and short: what the kernel does not take at
             // once is not worth waiting for.
-            let _ = socket.stream.try_write(&problem);
+            let _ = socket
+                .wire
+                .poll_write_vectored(cx, &[IoSlice::new(&problem)]);
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        loop {
-            ready!(socket.stream.poll_write_ready(cx))?;
-            match socket.stream.try_write_vectored(slices) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        socket.wire.poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.wire.poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.0.stream).shutdown(Shutdown::Write))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.wire.poll_shutdown(cx)
     }
 }

@@ -1,10 +1,12 @@
 //! Answers below HTTP's own level: to requests that hyper cannot read, and where there is no room
 //! for a connection.
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
 
 use serde_json::json;
-use tokio::{net::TcpStream, time};
+use tokio::{io::ReadBuf, time};
+
+use super::wire::Wire;
 
 /// How long, and how many bytes, a refused client is listened to, so that its answer is not
 /// overtaken by the reset that closing a socket with unread bytes sends.
@@ -74,16 +76,18 @@ fn problem(status: u16, reason: &str, title: &str, detail: &str, extra: &str) ->
 }
 
 /// Reads what a refused client still sends, for a short while.
-pub(super) async fn linger(stream: &TcpStream) {
-    let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+pub(super) async fn linger(wire: &Wire) {
     let drain = async {
+        // A client that is gone needs no end.
+        let _ = poll_fn(|cx| wire.poll_shutdown(cx)).await;
         let (mut bytes, mut left) = ([0; 4096], LINGER_BYTES);
-        while left > 0 && stream.readable().await.is_ok() {
-            match stream.try_read(&mut bytes) {
-                Ok(0) => break,
-                Ok(count) => left = left.saturating_sub(count),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
+        while left > 0 {
+            let mut read = ReadBuf::new(&mut bytes);
+            match poll_fn(|cx| wire.poll_read(cx, &mut read)).await {
+                Ok(()) if !read.filled().is_empty() => {
+                    left = left.saturating_sub(read.filled().len());
+                }
+                _ => break,
             }
         }
     };

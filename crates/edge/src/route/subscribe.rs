@@ -234,10 +234,11 @@ fn refused(app: &App, parts: &Parts, refusal: Refusal) -> Response {
     let retry = retry + retry.mul_f64(fastrand::f64() / 2.0);
     let body = refusal_stream(refusal.close_reason(), retry);
     let mut response = opened(parts.version, Body::from(body));
-    let connection = HeaderValue::from_static("close");
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, connection);
+    // RFC 9113, section 8.2.2: no such field in HTTP/2.
+    if parts.version < Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     response
         .extensions_mut()
         .insert(Refused(refusal.problem().reason));

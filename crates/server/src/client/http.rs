@@ -1,15 +1,17 @@
 //! Requests to a server.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use serde::Deserialize;
 
 use crate::{
@@ -29,7 +31,7 @@ const LONGEST_ANSWER: usize = 4 << 20;
 pub(crate) struct Server {
     base: String,
     authorization: Option<HeaderValue>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// Why there is no good answer.
@@ -147,14 +149,11 @@ impl Server {
         let uri: Uri = url
             .parse()
             .map_err(|_| bad("is no URL, such as http://127.0.0.1:8080"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(bad("is https, which these commands do not speak yet; \
-                use an http:// address inside your network"));
-            }
-            _ => return Err(bad("needs to begin with http://")),
-        }
+        let is_secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad("needs to begin with http:// or https://")),
+        };
         let authority = uri.authority().ok_or_else(|| bad("names no host"))?;
         if authority.as_str().contains('@') {
             return Err(bad(
@@ -171,8 +170,16 @@ impl Server {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls(is_secure)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let scheme = if is_secure { "https" } else { "http" };
+        let path = uri.path().trim_end_matches('/');
         Ok(Self {
-            base: format!("http://{authority}{}", uri.path().trim_end_matches('/')),
+            base: format!("{scheme}://{authority}{path}"),
             authorization: authorization.transpose().map_err(|_| {
                 ClientError::Use("the token has characters that no header takes".into())
             })?,
@@ -251,6 +258,22 @@ impl Server {
     }
 }
 
+/// Trusts what the machine trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` name other authorities. They
+/// are read only where they are needed.
+fn tls(is_secure: bool) -> Result<ClientConfig, ClientError> {
+    let bad = |why: String| ClientError::Use(format!("https cannot be used: {why}"));
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| bad(error.to_string()))?;
+    let builder = if is_secure {
+        let native = builder.with_native_roots();
+        native.map_err(|error| bad(format!("no authorities are trusted here: {error}")))?
+    } else {
+        builder.with_root_certificates(RootCertStore::empty())
+    };
+    Ok(builder.with_no_client_auth())
+}
+
 /// What a problem document says, or the first line of any other text.
 fn said(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
@@ -293,7 +316,6 @@ mod tests {
     #[test]
     fn addresses_are_checked_and_never_show_a_password() {
         for (url, word) in [
-            ("https://h", "https"),
             ("h:80", "http://"),
             ("http://u:hunter2@h", "FANFARE_TOKEN"),
             ("ftp://h", "http://"),
@@ -307,6 +329,8 @@ mod tests {
             Server::new("http://h:1/base/", None).unwrap().base,
             "http://h:1/base"
         );
+        let secure = Server::new("https://h/", None).unwrap();
+        assert_eq!(secure.base, "https://h");
         let token = Secret::new("abc");
         let server = Server::new("http://h", Some(&token)).unwrap();
         assert!(!format!("{server:?}").contains("abc"));

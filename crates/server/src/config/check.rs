@@ -11,6 +11,7 @@ use serde_json::Value as Known;
 use super::{
     Config, Kind,
     problem::{Given, Problem, join},
+    values::Span,
 };
 
 /// Everything that is wrong with a configuration whose values are well-formed. The settings of
@@ -83,10 +84,19 @@ fn delivery(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
             problems.push(given.problem(key, "expected more than zero"));
         }
     }
+    let renewal = config
+        .server
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.reload_interval.0);
     for (key, value) in [
         ("heartbeat.interval", config.heartbeat.interval),
         ("delivery.stall_timeout", delivery.stall_timeout),
         ("delivery.retry", delivery.retry),
+        (
+            "server.tls.reload_interval",
+            renewal.unwrap_or(Span::secs(1)),
+        ),
     ] {
         if value.0.is_zero() {
             problems.push(given.problem(key, "expected more than zero"));

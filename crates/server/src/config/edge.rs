@@ -14,6 +14,7 @@ use super::{
     choice::Unbuilt,
     secret::Secret,
     section::{Setting, section},
+    tls::Tls,
     values::{Address, Bytes, Maybe, Network, Refusal, Selector, Span, WebOrigin, list},
 };
 
@@ -36,6 +37,7 @@ section! {
         answer_timeout: Span,
         broker_timeout: Span,
         hook_timeout: Span,
+        tls: Option<Tls>,
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     Config,
     check::check,
     problem::{Given, Problem, Problems},
-    secret_file,
+    secret_file, tls,
 };
 
 /// Variables with the prefix that are no settings: options of commands.
@@ -60,7 +60,11 @@ pub(crate) fn load(
         config.server.node = host_name();
     }
     let mut problems = secret_file::read_all(&mut config, &given);
-    problems.extend(check(&config, &given));
+    problems.extend(tls::read(&mut config.server.tls, &given));
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    let problems = check(&config, &given);
     if !problems.is_empty() {
         return Err(Problems(problems));
     }

@@ -60,12 +60,17 @@ pub(crate) fn read_all(config: &mut Config, given: &Given) -> Vec<Problem> {
 /// # Errors
 /// In words, where it cannot be read, is empty, or is larger than 64 KiB.
 pub(crate) fn read_secret(file: &Path) -> Result<String, String> {
+    read_text(file, LONGEST)
+}
+
+/// The text of a file of at most so many bytes, without the white space at its end.
+pub(super) fn read_text(file: &Path, longest: u64) -> Result<String, String> {
     let mut text = String::new();
     std::fs::File::open(file)
-        .and_then(|open| open.take(LONGEST + 1).read_to_string(&mut text))
+        .and_then(|open| open.take(longest + 1).read_to_string(&mut text))
         .map_err(|error| format!("the file cannot be read: {error}"))?;
-    if text.len() as u64 > LONGEST {
-        return Err(format!("the file is larger than {LONGEST} bytes"));
+    if text.len() as u64 > longest {
+        return Err(format!("the file is larger than {longest} bytes"));
     }
     text.truncate(text.trim_end().len());
     if text.is_empty() {

@@ -145,7 +145,7 @@ async fn wrong_use_is_exit_code_2() {
         &["publish", "a.*", "x"],
         &["publish", "a", "x", "--event", "fanfare.gap"],
         &["publish", "a", "-", "--key", "k"],
-        &["publish", "a", "x", "--url", "https://127.0.0.1:1"],
+        &["publish", "a", "x", "--url", "ftp://127.0.0.1:1"],
         &["subscribe"],
         &["subscribe", "a", "--last", "0"],
         &["subscribe", "a", "--last", "1", "--since", "oldest"],

@@ -7,3 +7,4 @@ mod demo;
 mod reload;
 mod run;
 mod serve;
+mod tls;
