@@ -214,7 +214,7 @@ async fn a_cursor_of_another_backend_is_told_a_gap() {
         let mut client = world.join(subscriber(&["a"], start)).await;
         let (id, hello) = client.hello().await;
         assert_eq!(hello["gap"], true, "{foreign}");
-        assert_ne!(id, foreign);
+        assert_eq!(id, foreign, "until the gap and an event after it came");
         let (name, id, data) = client.event().await;
         assert_eq!(name, "fanfare.gap");
         assert_eq!(
@@ -224,6 +224,30 @@ async fn a_cursor_of_another_backend_is_told_a_gap() {
         );
         assert!(data.contains("\"cause\":\"new_epoch\""), "{data}");
     }
+}
+
+/// `hello` says that a gap follows; which one, only the gap says.
+#[tokio::test(start_paused = true)]
+async fn who_breaks_off_between_hello_and_a_gap_is_told_it_again() {
+    let world = world(config());
+    world.publish("a", "1").await;
+    let mut id = "m.1.5".to_owned();
+    for _ in 0..3 {
+        let start = Start::After(Cursor::parse(&id).unwrap());
+        let mut client = world.join(subscriber(&["a", "b"], start)).await;
+        let hello;
+        (id, hello) = client.hello().await;
+        assert_eq!(hello["gap"], true);
+    }
+    let start = Start::After(Cursor::parse(&id).unwrap());
+    let mut client = world.join(subscriber(&["a", "b"], start)).await;
+    client.hello().await;
+    for channel in ["a", "b"] {
+        let (name, _, data) = client.event().await;
+        assert_eq!(name, "fanfare.gap");
+        assert!(data.contains(&format!("\"{channel}\"")), "{data}");
+    }
+    assert_eq!(client.event().await.2, "1");
 }
 
 #[tokio::test(start_paused = true)]

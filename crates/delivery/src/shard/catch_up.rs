@@ -171,6 +171,7 @@ impl LogCatchUp {
         if first {
             self.place = Some(self.starting_place(&items, &page.upto));
             if let Some(foreign) = self.foreign.take() {
+                self.place = Some(foreign.clone());
                 items.push_front(Live::Gap(Gap {
                     scope: Pattern::all(),
                     cause: GapCause::NewEpoch,
@@ -191,9 +192,12 @@ impl LogCatchUp {
         self.upto = Some(page.upto);
     }
 
-    /// What `hello` names: from here a client that got nothing yet gets everything.
+    /// What `hello` names: from here a client that got nothing yet gets everything. Where the page
+    /// begins with a gap, that is where the client stood: `hello` only announces the gap, and who
+    /// breaks off before it comes is told it again.
     fn starting_place(&self, items: &VecDeque<Live>, upto: &Position) -> Position {
         match &self.since {
+            Since::After(place) if matches!(items.front(), Some(Live::Gap(_))) => place.clone(),
             Since::After(place) if place.log == upto.log && place.epoch == upto.epoch => {
                 // Beyond the end of the log is no place to come back to.
                 if place.offset <= upto.offset {
@@ -208,7 +212,7 @@ impl LogCatchUp {
     }
 }
 
-/// The place before the first item: after the gap that `hello` tells, before the first event.
+/// The place before the first item: after its gap, before its first event.
 fn first_place(items: &VecDeque<Live>, upto: &Position) -> Position {
     match items.front() {
         Some(Live::Event(event)) => event.position.at(event.position.offset.before()),
