@@ -1,8 +1,9 @@
 //! Real servers, real clients: the furniture of the tests that need more than one process.
 //!
 //! - Servers on free loopback ports, in directories of their own, ended when dropped:
-//!   [`RedisServer`], [`NatsServer`], [`HaProxy`], [`Prometheus`], and the real binary,
-//!   [`Fanfare`]. What a server printed is shown when the test that owns it panics.
+//!   [`RedisServer`], [`RedisSentinel`], [`RedisCluster`], [`NatsServer`], [`HaProxy`],
+//!   [`Prometheus`], and the real binary, [`Fanfare`]. What a server printed is shown when the test
+//!   that owns it panics. [`Certificates`] for those that speak TLS.
 //! - Strangers that speak a wire protocol themselves, so that no test proves a client library
 //!   with itself: [`Resp`] (Redis), [`NatsClient`], [`SseClient`], [`http`], and a real browser,
 //!   [`Chromium`].
@@ -22,6 +23,7 @@
 //!
 //! Everything here is for tests: what cannot go on panics, with what the server said.
 
+mod certificates;
 mod chromium;
 mod client;
 mod eventually;
@@ -34,10 +36,13 @@ pub mod port;
 mod process;
 mod prometheus;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
 mod resp;
 mod service;
 pub mod tool;
 
+pub use certificates::Certificates;
 pub use chromium::Chromium;
 pub use client::{SseClient, SseRequest};
 pub use eventually::{eventually, try_eventually};
@@ -47,4 +52,6 @@ pub use nats::NatsServer;
 pub use nats_client::{NatsClient, nats_pub};
 pub use prometheus::Prometheus;
 pub use redis::RedisServer;
+pub use redis_cluster::RedisCluster;
+pub use redis_sentinel::RedisSentinel;
 pub use resp::{Reply, Resp};

@@ -114,7 +114,7 @@ impl RedisServer {
 
 service_methods!(RedisServer);
 
-async fn answers(port: u16) -> bool {
+pub(crate) async fn answers(port: u16) -> bool {
     let ping = async {
         Resp::connect(port::loopback(port))
             .await?
