@@ -249,14 +249,19 @@ pub struct AnonymousConfig {
 }
 
 /// How tokens are checked: exactly one of `secret`, `public_key` and `jwks_url`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct JwtConfig {
     /// A shared secret for HS256, at least 32 bytes.
     pub secret: Option<Secret>,
     /// A public key in PEM: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA).
     pub public_key: Option<String>,
-    /// Where a key set is published. Not supported yet.
+    /// Where a key set is published (RFC 7517, section 5): `https://`, or `http://` on loopback.
+    /// A token names its key by `kid`; a key that is not known is fetched, at most every 10 s.
     pub jwks_url: Option<String>,
+    /// How often the key set is fetched.
+    pub jwks_refresh: Duration,
+    /// How long fetched keys are used while they cannot be fetched again.
+    pub jwks_max_age: Duration,
     /// Tokens must name one of these in `aud`; empty: not checked.
     pub audience: Vec<String>,
     /// Tokens must name one of these in `iss`; empty: not checked.
@@ -279,6 +284,8 @@ impl Default for JwtConfig {
             secret: None,
             public_key: None,
             jwks_url: None,
+            jwks_refresh: Duration::from_secs(600),
+            jwks_max_age: Duration::from_secs(24 * 3600),
             audience: Vec::new(),
             issuer: Vec::new(),
             leeway: Duration::from_secs(10),

@@ -154,7 +154,8 @@ impl Edge {
             filters,
             hooks,
         } = self;
-        let (app, router) = reloader.serve(|config, auth| {
+        let (outside, inside) = (Tokens::new(), Tokens::new());
+        let (app, router) = reloader.serve(outside.cut.clone(), |config, auth| {
             let limits = &config.limits;
             App {
                 hub: Hub::spawn(config.delivery.clone(), broker.clone(), delivery),
@@ -179,7 +180,6 @@ impl Edge {
             backend = broker.capabilities().backend,
             "serving"
         );
-        let (outside, inside) = (Tokens::new(), Tokens::new());
         // Whoever drops this future drops what it started.
         let _guards = [
             outside.cut.clone().drop_guard(),

@@ -24,6 +24,8 @@ pub struct Metrics {
     published: IntCounterVec,
     accept_errors: IntCounterVec,
     pub(crate) certificate_expiry: IntGauge,
+    pub(crate) keys: IntGauge,
+    key_fetches: IntCounterVec,
     handshake_failures: IntCounterVec,
 }
 
@@ -173,6 +175,15 @@ impl Metrics {
                 "Connections that could not be accepted, by reason.",
                 &["reason"],
             )?,
+            keys: make.gauge(
+                "jwks_keys",
+                "Keys of tokens that were fetched; 0 without a URL.",
+            )?,
+            key_fetches: make.counters(
+                "jwks_fetches_total",
+                "Fetches of the keys of tokens, by outcome.",
+                &["outcome"],
+            )?,
             certificate_expiry: make.gauge(
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the certificate of the public listener ends; 0 without TLS.",
@@ -203,6 +214,9 @@ impl Metrics {
         for reason in ["fd_limit", "other"] {
             self.accept_errors.with_label_values(&[reason]);
         }
+        for outcome in ["ok", "error"] {
+            self.key_fetches.with_label_values(&[outcome]);
+        }
         for failure in HandshakeFailure::ALL {
             self.handshake_failures
                 .with_label_values(&[failure.as_str()]);
@@ -232,6 +246,11 @@ impl Metrics {
     pub(crate) fn accept_error(&self, fd_limit: bool) {
         let reason = if fd_limit { "fd_limit" } else { "other" };
         self.accept_errors.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn key_fetch(&self, good: bool) {
+        let outcome = if good { "ok" } else { "error" };
+        self.key_fetches.with_label_values(&[outcome]).inc();
     }
 
     pub(crate) fn handshake_failure(&self, failure: HandshakeFailure) {

@@ -139,6 +139,11 @@ pub enum Refusal {
         /// When to come back.
         retry_after: Duration,
     },
+    /// The keys of tokens are not known yet, or were not renewed for too long.
+    KeysUnavailable {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// A mistake of the server.
     Internal {
         /// What, for the log alone.
@@ -195,6 +200,7 @@ pub(crate) const REASONS: &[&str] = &[
     "broker_rejected",
     "unsupported",
     "hook_failed",
+    "keys_unavailable",
     "internal",
 ];
 
@@ -371,6 +377,12 @@ impl Refusal {
             Self::HookFailed { detail, .. } => {
                 (503, "hook_failed", "Hook failed", (*detail).into())
             }
+            Self::KeysUnavailable { .. } => (
+                503,
+                "keys_unavailable",
+                "Keys unavailable",
+                "the keys that tokens are checked with are being fetched".into(),
+            ),
             Self::Internal { .. } => (
                 500,
                 "internal",
@@ -461,7 +473,8 @@ impl Refusal {
             | Self::Busy { retry_after, .. }
             | Self::Draining { retry_after }
             | Self::Broker { retry_after, .. }
-            | Self::HookFailed { retry_after, .. } => Some(*retry_after),
+            | Self::HookFailed { retry_after, .. }
+            | Self::KeysUnavailable { retry_after } => Some(*retry_after),
             _ => None,
         }
     }

@@ -1,4 +1,5 @@
-//! Whether the node wants new clients: its broker answers, and it is not going away.
+//! Whether the node wants new clients: its broker answers, it can check their tokens, and it is not
+//! going away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +26,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     broker: Probed,
+    /// Why tokens cannot be checked.
+    keys: Option<String>,
     draining: bool,
 }
 
@@ -53,6 +56,7 @@ impl Readiness {
     pub(crate) fn new(probe: ProbeConfig, metrics: Metrics) -> Self {
         let state = State {
             broker: Probed::Never,
+            keys: None,
             draining: false,
         };
         Self {
@@ -97,6 +101,12 @@ impl Readiness {
         self.report();
     }
 
+    /// Why tokens cannot be checked; `None`: they can.
+    pub(crate) fn set_keys(&self, why_not: Option<String>) {
+        self.shared.state.lock().keys = why_not;
+        self.report();
+    }
+
     /// From now on the node is going away.
     pub(crate) fn drain(&self) {
         self.shared.state.lock().draining = true;
@@ -126,6 +136,10 @@ impl Readiness {
                 (old > self.patience()).then(|| format!("the last good probe was {old:?} ago"))
             }
         };
+        reasons.extend(state.keys.clone().map(|detail| Reason {
+            check: "keys",
+            detail,
+        }));
         drop(state);
         reasons.extend(broker.map(|detail| Reason {
             check: "broker",
@@ -167,6 +181,10 @@ mod tests {
         readiness.set(Probed::Bad("redis: no answer".into()));
         assert!(readiness.report().reasons[0].detail.contains("no answer"));
         readiness.set(Probed::Good(Instant::now()));
+        readiness.set_keys(Some("none came".into()));
+        assert_eq!(readiness.report().reasons[0].check, "keys");
+        readiness.set_keys(None);
+        assert!(readiness.report().ready);
         readiness.drain();
         assert_eq!(readiness.report().reasons[0].check, "drain");
         assert_eq!(readiness.shared.metrics.ready.get(), 0);

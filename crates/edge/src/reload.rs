@@ -7,6 +7,8 @@ use std::{
 
 use axum::Router;
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
@@ -39,6 +41,9 @@ struct State {
 struct Serving {
     app: Weak<App>,
     router: Weak<RwLock<Router>>,
+    runtime: Handle,
+    /// Ends what was started here.
+    end: CancellationToken,
 }
 
 impl Reloader {
@@ -81,11 +86,17 @@ impl Reloader {
         };
         // Open to anybody may be allowed where `new` would listen and not where this edge does.
         config.check()?;
-        let auth = Arc::new(Authenticator::new(&config.auth, &config.cors)?);
+        let auth = state
+            .auth
+            .replaced(&state.config.auth, &config.auth, &config.cors)?;
+        let auth = Arc::new(auth);
         if let Some(tls) = &new.server.tls {
             state.renew(tls)?;
         }
         if let Some((app, router)) = state.serving.as_ref().and_then(Serving::upgrade) {
+            if let Some(serving) = &state.serving {
+                serving.keep_keys(&app, &auth, Some(&state.auth));
+            }
             let app = Arc::new(app.under(config.clone(), auth.clone()));
             *router.write() = router::public(&app);
         }
@@ -113,15 +124,20 @@ impl Reloader {
     /// now on replace.
     pub(crate) fn serve(
         &self,
+        end: CancellationToken,
         make: impl FnOnce(EdgeConfig, Arc<Authenticator>) -> App,
     ) -> (Arc<App>, Arc<RwLock<Router>>) {
         let mut state = self.state.lock();
         let app = Arc::new(make(state.config.clone(), state.auth.clone()));
         let router = Arc::new(RwLock::new(router::public(&app)));
-        state.serving = Some(Serving {
+        let serving = Serving {
             app: Arc::downgrade(&app),
             router: Arc::downgrade(&router),
-        });
+            runtime: Handle::current(),
+            end,
+        };
+        serving.keep_keys(&app, &state.auth, None);
+        state.serving = Some(serving);
         (app, router)
     }
 }
@@ -139,6 +155,15 @@ impl State {
 impl Serving {
     fn upgrade(&self) -> Option<(Arc<App>, Arc<RwLock<Router>>)> {
         Some((self.app.upgrade()?, self.router.upgrade()?))
+    }
+
+    /// Begins to fetch published keys where that is not under way.
+    fn keep_keys(&self, app: &App, auth: &Authenticator, before: Option<&Authenticator>) {
+        let kept = auth.keep_keys(before, app.readiness.clone(), app.metrics.clone());
+        if let Some(kept) = kept {
+            let kept = self.end.clone().run_until_cancelled_owned(kept);
+            self.runtime.spawn(kept);
+        }
     }
 }
 

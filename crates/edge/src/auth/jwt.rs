@@ -10,20 +10,67 @@ use fanfare_core::Pattern;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
 
-use super::{Grant, Identity, Inner};
+use super::{
+    Grant, Identity, Inner,
+    key_set::{Key, KeySet},
+};
 use crate::{
     config::{ConfigError, JwtConfig},
+    metrics::Metrics,
     problem::Refusal,
+    readiness::Readiness,
 };
 
-/// Checks tokens with one key of one algorithm.
+/// Checks tokens, with one key or with those that are published at a URL. A key has one algorithm.
 pub struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
+    keys: Keys,
     query: bool,
     cookie: String,
     token_bytes: usize,
     patterns: usize,
+}
+
+enum Keys {
+    One(Arc<Key>),
+    Published(Arc<KeySet>),
+}
+
+/// What a token must say, whatever its key.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    leeway: Duration,
+    audience: Vec<String>,
+    issuer: Vec<String>,
+}
+
+impl Rules {
+    pub(super) fn new(config: &JwtConfig) -> Self {
+        Self {
+            leeway: config.leeway,
+            audience: config.audience.clone(),
+            issuer: config.issuer.clone(),
+        }
+    }
+
+    /// For tokens of one algorithm.
+    pub(super) fn of(&self, algorithm: Algorithm) -> Validation {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = self.leeway.as_secs();
+        validation.validate_nbf = true;
+        let mut required = vec!["exp"];
+        // A token for somebody else's audience is refused only where this edge knows its own.
+        validation.validate_aud = !self.audience.is_empty();
+        if !self.audience.is_empty() {
+            validation.set_audience(&self.audience);
+            required.push("aud");
+        }
+        if !self.issuer.is_empty() {
+            validation.set_issuer(&self.issuer);
+            required.push("iss");
+        }
+        validation.set_required_spec_claims(&required);
+        validation
+    }
 }
 
 impl Verifier {
@@ -32,30 +79,47 @@ impl Verifier {
     /// # Errors
     /// Where there is no usable key.
     pub fn new(config: &JwtConfig) -> Result<Self, ConfigError> {
-        let (key, algorithm) = key(config)?;
-        let mut validation = Validation::new(algorithm);
-        validation.leeway = config.leeway.as_secs();
-        validation.validate_nbf = true;
-        let mut required = vec!["exp"];
-        // A token for somebody else's audience is refused only where this edge knows its own.
-        validation.validate_aud = !config.audience.is_empty();
-        if !config.audience.is_empty() {
-            validation.set_audience(&config.audience);
-            required.push("aud");
-        }
-        if !config.issuer.is_empty() {
-            validation.set_issuer(&config.issuer);
-            required.push("iss");
-        }
-        validation.set_required_spec_claims(&required);
+        let rules = Rules::new(config);
+        let keys = match &config.jwks_url {
+            Some(url) => Keys::Published(Arc::new(KeySet::new(url, config, rules)?)),
+            None => {
+                let (decoding, algorithm) = key(config)?;
+                let validation = rules.of(algorithm);
+                Keys::One(Arc::new(Key {
+                    decoding,
+                    validation,
+                }))
+            }
+        };
         Ok(Self {
-            key,
-            validation,
+            keys,
             query: config.query,
             cookie: config.cookie.clone(),
             token_bytes: config.token_bytes,
             patterns: config.patterns,
         })
+    }
+
+    /// Fetches published keys for as long as the verifier is held. Ends at once where there are
+    /// none.
+    pub(super) fn keep_keys(
+        &self,
+        readiness: Readiness,
+        metrics: Metrics,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let set = match &self.keys {
+            Keys::One(_) => None,
+            Keys::Published(set) => Some(Arc::downgrade(set)),
+        };
+        let awaited = set
+            .as_ref()
+            .map(|_| "the keys of tokens have not been fetched yet");
+        readiness.set_keys(awaited.map(Into::into));
+        async move {
+            if let Some(set) = set {
+                KeySet::keep(set, readiness, metrics).await;
+            }
+        }
     }
 
     pub(super) fn takes_query_token(&self) -> bool {
@@ -76,7 +140,15 @@ impl Verifier {
             );
             return Err(Refusal::bad_token(told));
         }
-        let claims = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &self.validation)
+        let key = match &self.keys {
+            Keys::One(key) => key.clone(),
+            Keys::Published(set) => set.find(token)?,
+        };
+        let Key {
+            decoding,
+            validation,
+        } = &*key;
+        let claims = jsonwebtoken::decode::<Map<String, Value>>(token, decoding, validation)
             .map_err(|error| Refusal::bad_token(why(error.kind())))?
             .claims;
         let subject = match claims.get("sub") {
@@ -91,7 +163,7 @@ impl Verifier {
         let expires_at = claims
             .get("exp")
             .and_then(Value::as_f64)
-            .and_then(|seconds| self.end(seconds));
+            .and_then(|seconds| end(seconds, validation.leeway));
         let inner = Inner {
             subject,
             grant: own.with(anonymous),
@@ -102,18 +174,6 @@ impl Verifier {
         Ok(Identity {
             inner: Arc::new(inner),
         })
-    }
-
-    /// When a token of this `exp` ends; one that lives on the leeway alone, with the leeway.
-    /// `None` lies beyond the clock.
-    fn end(&self, exp: f64) -> Option<SystemTime> {
-        let exp = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
-        let leeway = Duration::from_secs(self.validation.leeway);
-        if exp > SystemTime::now() {
-            Some(exp)
-        } else {
-            exp.checked_add(leeway)
-        }
     }
 
     fn patterns(&self, claims: &Map<String, Value>, name: &str) -> Result<Vec<Pattern>, Refusal> {
@@ -142,6 +202,17 @@ impl Verifier {
             })
         };
         list.iter().map(parse).collect()
+    }
+}
+
+/// When a token of this `exp` ends; one that lives on the leeway alone, with the leeway. `None`
+/// lies beyond the clock.
+fn end(exp: f64, leeway: u64) -> Option<SystemTime> {
+    let exp = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
+    if exp > SystemTime::now() {
+        Some(exp)
+    } else {
+        exp.checked_add(Duration::from_secs(leeway))
     }
 }
 
@@ -193,7 +264,16 @@ fn why(kind: &ErrorKind) -> &'static str {
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier")
-            .field("algorithms", &self.validation.algorithms)
+            .field("keys", &self.keys)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(key) => write!(f, "{:?}", key.validation.algorithms),
+            Self::Published(set) => set.fmt(f),
+        }
     }
 }

@@ -3,8 +3,10 @@
 //! A request's token becomes an [`Identity`] with a [`Grant`]. Nothing behind this room sees a
 //! token.
 
+mod fetch;
 mod grant;
 mod jwt;
+mod key_set;
 mod secret;
 mod token;
 
@@ -20,8 +22,10 @@ pub use secret::Secret;
 
 use crate::{
     config::{AuthConfig, ConfigError, CorsConfig},
+    metrics::Metrics,
     origin::Origins,
     problem::Refusal,
+    readiness::Readiness,
 };
 
 /// Who is asking. A clone is the same one.
@@ -89,29 +93,70 @@ impl Identity {
 #[derive(Debug)]
 pub(crate) struct Authenticator {
     anonymous: Identity,
-    verifier: Option<Verifier>,
+    verifier: Option<Arc<Verifier>>,
     origins: Origins,
 }
 
 impl Authenticator {
     pub(crate) fn new(auth: &AuthConfig, cors: &CorsConfig) -> Result<Self, ConfigError> {
+        let verifier = auth.jwt.as_ref().map(Verifier::new).transpose()?;
+        Ok(Self::with(auth, cors, verifier.map(Arc::new)))
+    }
+
+    /// In place of this one, whose settings were `before`. What was fetched is not fetched again.
+    pub(crate) fn replaced(
+        &self,
+        before: &AuthConfig,
+        auth: &AuthConfig,
+        cors: &CorsConfig,
+    ) -> Result<Self, ConfigError> {
+        if auth.jwt == before.jwt {
+            return Ok(Self::with(auth, cors, self.verifier.clone()));
+        }
+        Self::new(auth, cors)
+    }
+
+    fn with(auth: &AuthConfig, cors: &CorsConfig, verifier: Option<Arc<Verifier>>) -> Self {
         let grant = match &auth.anonymous {
             _ if auth.is_open() => Grant::everything(),
             Some(anonymous) => Grant::new(anonymous.subscribe.clone(), anonymous.publish.clone()),
             None => Grant::default(),
         };
-        Ok(Self {
+        Self {
             anonymous: Identity::anonymous(grant),
-            verifier: auth.jwt.as_ref().map(Verifier::new).transpose()?,
+            verifier,
             origins: Origins::new(cors),
-        })
+        }
+    }
+
+    /// Fetches published keys for as long as this is held, where that is not under way.
+    pub(crate) fn keep_keys(
+        &self,
+        before: Option<&Self>,
+        readiness: Readiness,
+        metrics: Metrics,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let verifier = self.verifier.as_ref();
+        let kept = before.and_then(|before| before.verifier.as_ref());
+        if let (Some(verifier), Some(kept)) = (verifier, kept)
+            && Arc::ptr_eq(verifier, kept)
+        {
+            return None;
+        }
+        match verifier {
+            Some(verifier) => Some(verifier.keep_keys(readiness, metrics)),
+            None => {
+                readiness.set_keys(None);
+                None
+            }
+        }
     }
 
     /// Whether a token may stand in the URL as `access_token`.
     pub(crate) fn takes_query_token(&self) -> bool {
         self.verifier
             .as_ref()
-            .is_some_and(Verifier::takes_query_token)
+            .is_some_and(|verifier| verifier.takes_query_token())
     }
 
     /// Who is asking. A token that is there must be good: falling back to anonymous would hide

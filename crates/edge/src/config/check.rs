@@ -141,29 +141,39 @@ fn check_cors(cors: &CorsConfig) -> Result<(), ConfigError> {
 }
 
 fn check_jwt(jwt: &JwtConfig) -> Result<(), ConfigError> {
-    if jwt.jwks_url.is_some() {
-        return Err(ConfigError::value(
-            "auth.jwt.jwks_url",
-            "set",
-            "key sets are not supported yet; set auth.jwt.secret or auth.jwt.public_key",
-        ));
+    for (key, value) in [
+        ("auth.jwt.jwks_refresh", jwt.jwks_refresh),
+        ("auth.jwt.jwks_max_age", jwt.jwks_max_age),
+    ] {
+        if value.is_zero() {
+            return Err(ConfigError::value(key, "0s", "more than zero is allowed"));
+        }
     }
-    match (&jwt.secret, &jwt.public_key) {
-        (Some(secret), None) if secret.bytes().len() < MIN_SECRET_BYTES => Err(ConfigError::value(
+    let sources = [
+        ("secret", jwt.secret.is_some()),
+        ("public_key", jwt.public_key.is_some()),
+        ("jwks_url", jwt.jwks_url.is_some()),
+    ];
+    let given: Vec<_> = sources
+        .iter()
+        .filter_map(|(name, given)| given.then_some(*name))
+        .collect();
+    match (given.as_slice(), &jwt.secret) {
+        ([], _) => Err(ConfigError::value(
+            "auth.jwt",
+            "no key",
+            "secret (HS256), public_key (PEM: RSA, EC P-256, Ed25519) or jwks_url is needed",
+        )),
+        ([_], Some(secret)) if secret.bytes().len() < MIN_SECRET_BYTES => Err(ConfigError::value(
             "auth.jwt.secret",
             format!("{} bytes", secret.bytes().len()),
             format!("at least {MIN_SECRET_BYTES} bytes are allowed (RFC 7518, section 3.2)"),
         )),
-        (Some(_), None) | (None, Some(_)) => Ok(()),
-        (Some(_), Some(_)) => Err(ConfigError::value(
+        ([_], _) => Ok(()),
+        (_, _) => Err(ConfigError::value(
             "auth.jwt",
-            "secret and public_key",
-            "one of secret and public_key is allowed",
-        )),
-        (None, None) => Err(ConfigError::value(
-            "auth.jwt",
-            "no key",
-            "secret (HS256) or public_key (PEM: RSA, EC P-256, Ed25519) is needed",
+            given.join(" and "),
+            "one of secret, public_key and jwks_url is allowed",
         )),
     }
 }

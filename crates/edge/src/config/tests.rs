@@ -71,11 +71,32 @@ fn a_key_is_needed_and_only_one() {
         ..good.clone()
     };
     assert!(told(both).is_err());
-    let jwks = JwtConfig {
-        jwks_url: Some("https://idp.example".into()),
-        ..good
+    let at = |url: &str| JwtConfig {
+        jwks_url: Some(url.into()),
+        ..JwtConfig::default()
     };
-    assert!(told(jwks).unwrap_err().contains("not supported yet"));
+    for url in [
+        "https://idp.example/keys",
+        "http://127.0.0.1:1/",
+        "http://[::1]/",
+    ] {
+        assert_eq!(told(at(url)), Ok(()), "{url}");
+    }
+    for url in [
+        "http://idp.example/keys",
+        "ftp://h",
+        "nonsense",
+        "https://u:hunter2@h/",
+    ] {
+        let refused = told(at(url)).unwrap_err();
+        assert!(refused.starts_with("auth.jwt.jwks_url"), "{refused}");
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+    let two = JwtConfig {
+        secret: good.secret.clone(),
+        ..at("https://idp.example")
+    };
+    assert!(told(two).unwrap_err().contains("secret and jwks_url"));
     let pem = JwtConfig {
         public_key: Some("no PEM".into()),
         ..JwtConfig::default()

@@ -11,7 +11,6 @@ use fanfare_edge::config::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choice::Unbuilt,
     secret::Secret,
     section::{Setting, section},
     tls::Tls,
@@ -127,8 +126,9 @@ pub(crate) struct Jwt {
     /// No secret, but long and of no use in print.
     pub(crate) public_key: Option<Secret>,
     pub(crate) public_key_file: Option<PathBuf>,
-    #[serde(skip_serializing)]
-    pub(crate) jwks_url: Option<Unbuilt>,
+    pub(crate) jwks_url: Option<String>,
+    pub(crate) jwks_refresh: Span,
+    pub(crate) jwks_max_age: Span,
     #[serde(deserialize_with = "list")]
     pub(crate) audience: Vec<String>,
     #[serde(deserialize_with = "list")]
@@ -148,7 +148,9 @@ impl Default for Jwt {
             secret_file: None,
             public_key: None,
             public_key_file: None,
-            jwks_url: None,
+            jwks_url: room.jwks_url,
+            jwks_refresh: Span(room.jwks_refresh),
+            jwks_max_age: Span(room.jwks_max_age),
             audience: room.audience,
             issuer: room.issuer,
             leeway: Span(room.leeway),
@@ -176,7 +178,9 @@ impl Jwt {
         JwtConfig {
             secret: secret.map(|secret| fanfare_edge::auth::Secret::new(secret.expose())),
             public_key: self.public_key.as_ref().map(|key| key.expose().to_owned()),
-            jwks_url: None,
+            jwks_url: self.jwks_url.clone(),
+            jwks_refresh: self.jwks_refresh.0,
+            jwks_max_age: self.jwks_max_age.0,
             audience: self.audience.clone(),
             issuer: self.issuer.clone(),
             leeway: self.leeway.to_room(),

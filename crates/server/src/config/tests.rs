@@ -250,10 +250,6 @@ fn what_is_not_built_yet_says_so() {
             format!("{nats}[[broker.nats.ingest]]\nsource = \"a\"\nfrom = \"jetstream\""),
             "broker.nats.ingest[0].from",
         ),
-        (
-            "[auth.jwt]\njwks_url = \"https://idp\"".into(),
-            "auth.jwt.jwks_url",
-        ),
         ("[broker]\nkind = \"nats\"".into(), "broker.nats.jetstream"),
         (
             "[broker.nats]\njetstream = true".into(),
