@@ -225,7 +225,8 @@ impl Shared {
             Ok::<_, Failure>(())
         });
         try_join_all(stands).await?;
-        Ok(Subscription::new((topics, hold, floors)))
+        // In this order: while events are handed on, a pattern whose floor is gone is owed nothing.
+        Ok(Subscription::new((topics, floors, hold)))
     }
 }
 

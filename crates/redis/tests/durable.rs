@@ -311,6 +311,54 @@ async fn a_hole_is_seen_by_the_next_announcement_and_healed_in_order() {
     assert_eq!(metrics.healed.get(), healed);
 }
 
+/// No server does this on one link in order. What a link loses must not be silent all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_lost_among_others_on_a_live_link_is_a_gap_of_its_channel() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let door = Door::open(server.address()).await;
+    let (node, other) = (
+        connect(quick(door.url())).await,
+        connect(quick(server.url())).await,
+    );
+    let mut follower = Follower::of(&node, &["lossy.*", "calm"]).await;
+    let mut bystander = Follower::of(&node, &["calm"]).await;
+    door.lose("is-lost");
+    let mut sent = Vec::new();
+    for (to, data) in [
+        ("lossy.a", "one"),
+        ("lossy.a", "is-lost"),
+        ("lossy.b", "two"),
+        ("calm", "three"),
+    ] {
+        sent.push(publish(&other, to, data).await.position.unwrap());
+        if data != "is-lost" {
+            assert_eq!(follower.told().await, (to.into(), data.into()));
+        }
+    }
+    // What is lost is seen by the channel's next event, whatever passed meanwhile.
+    publish(&other, "lossy.a", "four").await;
+    assert_eq!(follower.told().await, ("lossy.a".into(), "four".into()));
+    let gap = follower.gap(GapCause::Reconnected).await;
+    assert_eq!(gap.scope.as_str(), "lossy.a");
+    assert_eq!(gap.after, Some(sent[0].clone()));
+    assert!(
+        gap.next.offset > sent[3].offset,
+        "it takes a place of its own"
+    );
+    // It is told once, and to those whom it touches.
+    for data in ["five", "six"] {
+        publish(&other, "lossy.a", data).await;
+        assert_eq!(follower.told().await, ("lossy.a".into(), data.into()));
+    }
+    publish(&other, "calm", "seven").await;
+    assert_eq!(follower.told().await, ("calm".into(), "seven".into()));
+    for data in ["three", "seven"] {
+        assert_eq!(bystander.told().await, ("calm".into(), data.into()));
+    }
+}
+
 #[tokio::test]
 async fn a_flushed_store_is_a_new_epoch_on_every_node() {
     let Some(server) = RedisServer::start().await else {

@@ -38,6 +38,11 @@ impl Floors {
         }
     }
 
+    /// Whether a pattern that is held selects a channel.
+    pub(super) fn selects(&self, channel: &Channel) -> bool {
+        self.patterns.has_match(channel)
+    }
+
     /// Whether a pattern that is held has no floor yet.
     pub(super) fn is_open(&mut self, pattern: &Pattern) -> bool {
         let followed = self.patterns.get_mut(pattern);

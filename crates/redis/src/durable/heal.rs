@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fanfare_core::GapCause;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -65,27 +64,19 @@ pub(super) async fn keep(
 
 /// Brings the intake to where the log stands.
 async fn heal(intake: &Intake, store: &Store) -> Result<(), Unread> {
-    let owed = intake.take_owed();
-    let healed = heal_once(intake, store, owed).await;
-    if owed && healed.is_err() {
-        intake.owe();
-    }
-    healed
-}
-
-async fn heal_once(intake: &Intake, store: &Store, owed: bool) -> Result<(), Unread> {
+    let owes = intake.owes();
     for _ in 0..ATTEMPTS {
-        let stand = stand(intake, store, owed).await?;
+        let stand = stand(intake, store, owes).await?;
         if catch_up(intake, store, &stand).await? {
-            if owed {
-                intake.tell(GapCause::Reconnected, &stand);
+            if owes {
+                intake.tell_owed(&stand);
             }
             return Ok(());
         }
     }
     let stand = stand(intake, store, true).await?;
     intake.enter(&stand);
-    intake.tell(GapCause::Evicted, &stand);
+    intake.tell_lost(&stand);
     Ok(())
 }
 

@@ -1,11 +1,17 @@
 //! The intake of one partition: hands announcements on, in the log's order, and stops at a hole.
 //!
-//! It knows how far it has handed on. An announcement names the place of the channel's event before
-//! it; where that lies beyond, something was missed. Then the intake stands still, announcements
-//! queue, and the missing is read from the streams ([`super::heal`]) before it goes on. So it does
-//! after every cut of the link.
+//! It knows how far it has handed on, and how far of each channel. An announcement names the place
+//! of the channel's event before it; where that lies beyond, something was missed. Then the intake
+//! stands still, announcements queue, and the missing is read from the streams ([`super::heal`])
+//! before it goes on. So it does after every cut of the link.
+//!
+//! A link brings what the server announces in order, so what is missed shows before anything that
+//! comes later on other channels is handed on. Should a link lose one announcement alone, it shows
+//! too late to be handed on in the log's order: a cursor may lie behind it already. Then followers
+//! of the channel get a gap.
 
 mod healing;
+mod places;
 mod state;
 
 use std::{fmt, sync::Arc};
@@ -75,6 +81,7 @@ impl Intake {
         let mut state = self.state.lock();
         state.seen = stand.seen();
         (state.epoch, state.high) = (stand.epoch, stand.offset);
+        state.places.restart(stand.offset);
         state.stage = Stage::Healing;
         self.wake.notify_one();
     }
@@ -125,6 +132,10 @@ impl Intake {
                 Turn::Next => return self.hand_on(&mut state, announced),
                 Turn::Known => return,
                 Turn::Hole | Turn::Foreign => self.stop(&mut state),
+                Turn::Late(after) => {
+                    state.owe(Pattern::from(&announced.channel), Some(after));
+                    self.stop(&mut state);
+                }
             }
         }
         let FeedBounds { items, bytes } = self.bounds;
@@ -147,6 +158,7 @@ impl Intake {
 
     fn hand_on(&self, state: &mut State, announced: Announced) {
         let Announced { channel, entry, .. } = announced;
+        let known = channel.clone();
         match entry.content {
             Ok(envelope) => {
                 let position = self.place(state, entry.offset);
@@ -160,7 +172,7 @@ impl Intake {
                 self.gap(state, scope, GapCause::Undeliverable, after, entry.offset);
             }
         }
-        state.high = entry.offset;
+        state.advance(&known, entry.offset);
     }
 
     fn gap(&self, state: &State, scope: Pattern, cause: GapCause, after: Option<u64>, next: u64) {
@@ -197,7 +209,8 @@ impl Intake {
     /// Something is followed again that was not when the intake went on.
     pub(super) fn rejoined(&self) {
         let mut state = self.state.lock();
-        state.owed = true;
+        // Since a cut that lies further back than what was handed on.
+        state.owe(Pattern::all(), None);
         self.stop(&mut state);
     }
 
@@ -226,7 +239,13 @@ impl FloorHold {
 
 impl Drop for FloorHold {
     fn drop(&mut self) {
-        self.intake.state.lock().floors.let_go(&self.pattern);
+        let mut state = self.intake.state.lock();
+        state.floors.let_go(&self.pattern);
+        if let Some(channel) = self.pattern.as_channel()
+            && !state.floors.selects(&channel)
+        {
+            state.places.forget(&channel);
+        }
     }
 }
 
@@ -239,6 +258,7 @@ impl fmt::Debug for Intake {
             .field("high", &state.high)
             .field("queued", &state.queue.len())
             .field("floors", &state.floors.len())
+            .field("places", &state.places.len())
             .finish_non_exhaustive()
     }
 }

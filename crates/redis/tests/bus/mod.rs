@@ -31,6 +31,8 @@ pub(crate) struct Door {
 struct State {
     shut: u64,
     passage: Passage,
+    /// What the server sends with this in it does not come through.
+    lost: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -73,6 +75,11 @@ impl Door {
             .send_modify(|state| state.passage = Passage::Deaf);
     }
 
+    /// Loses what comes at once with this text, and no more, while all else comes through.
+    pub(crate) fn lose(&self, text: &'static str) {
+        self.state.send_modify(|state| state.lost = Some(text));
+    }
+
     pub(crate) fn reopen(&self) {
         self.state
             .send_modify(|state| state.passage = Passage::Open);
@@ -92,7 +99,12 @@ async fn pass(client: TcpStream, server: SocketAddr, mut state: watch::Receiver<
         while let Ok(length @ 1..) = from_server.read(&mut chunk).await {
             let chunk = &chunk[..length];
             let message = chunk.windows(7).any(|window| window == b"message");
-            if now.borrow().passage == Passage::Deaf && message {
+            let State { passage, lost, .. } = *now.borrow();
+            if passage == Passage::Deaf && message {
+                continue;
+            }
+            let has = |text: &str| chunk.windows(text.len()).any(|w| w == text.as_bytes());
+            if message && lost.is_some_and(has) {
                 continue;
             }
             if to_client.write_all(chunk).await.is_err() {

@@ -11,7 +11,7 @@ use super::{
         store::{Seen, Stand},
     },
     Intake,
-    state::{Stage, State, Turn},
+    state::{Owed, Stage, State, Turn},
 };
 
 /// How many announcements of the queue are handed on in one step.
@@ -58,14 +58,9 @@ impl Intake {
         state.vetted = state.queue.len();
     }
 
-    /// Whether a gap is owed that only a place of its own can end. It is no more.
-    pub(in crate::durable) fn take_owed(&self) -> bool {
-        std::mem::take(&mut self.state.lock().owed)
-    }
-
-    /// A gap is owed after all.
-    pub(in crate::durable) fn owe(&self) {
-        self.state.lock().owed = true;
+    /// Whether a gap is owed that only a place of its own can end.
+    pub(in crate::durable) fn owes(&self) -> bool {
+        self.state.lock().owed.is_some()
     }
 
     /// Tells of another epoch, if it is another, and answers how far this one was handed on.
@@ -74,6 +69,7 @@ impl Intake {
         if state.epoch != stand.epoch {
             let after = self.place(&state, state.high);
             (state.epoch, state.high) = (stand.epoch, stand.begin);
+            state.places.restart(stand.begin);
             self.metrics.gap(GapCause::NewEpoch);
             self.interest.offer_gap(&Gap {
                 scope: Pattern::all(),
@@ -116,18 +112,18 @@ impl Intake {
                 .unwrap_or_default();
             let (all, after) = (Pattern::all(), Some(state.high));
             self.gap(&state, all, GapCause::Evicted, after, next);
-            state.high = next;
+            state.cover(next);
             return Healed::More;
         }
         let mut losses = losses.into_iter().peekable();
         for event in page.events {
             while let Some(loss) = losses.next_if(|loss| at(&event) >= loss.next) {
-                self.gap(&state, loss.scope, loss.cause, Some(loss.after), loss.next);
+                self.lose(&mut state, loss);
             }
             self.heal_event(&mut state, &event);
         }
         for loss in losses {
-            self.gap(&state, loss.scope, loss.cause, Some(loss.after), loss.next);
+            self.lose(&mut state, loss);
         }
         state.high = state.high.max(page.upto);
         if page.more {
@@ -137,25 +133,74 @@ impl Intake {
         }
     }
 
+    /// Tells of a loss. What its channels name as predecessors up to its end is told with it.
+    fn lose(&self, state: &mut State, loss: Loss) {
+        let Loss {
+            scope,
+            cause,
+            after,
+            next,
+        } = loss;
+        let after = match scope.as_channel() {
+            Some(channel) => {
+                let whole = state.places.of(&channel);
+                state.mark(&channel, next);
+                after.min(whole)
+            }
+            None => {
+                state.places.cover(next);
+                after
+            }
+        };
+        self.gap(state, scope, cause, Some(after), next);
+    }
+
     fn heal_event(&self, state: &mut State, event: &Arc<Event>) {
         let offset = at(event);
         if offset <= state.high || offset <= state.floors.of(&event.channel, state.epoch) {
             return;
         }
-        state.high = offset;
+        let previous = event.previous.map_or(0, |previous| narrow(previous.0));
+        if let Some(after) = state.missed(&event.channel, previous) {
+            // Missed among what was handed on before healing began.
+            state.owe(Pattern::from(&event.channel), Some(after));
+        }
+        state.advance(&event.channel, offset);
         if self.interest.offer(event) > 0 {
             self.metrics.events.inc();
             self.metrics.healed.inc();
         }
     }
 
-    /// Tells everyone of a loss that ends where the log stands, a place taken for it.
-    pub(in crate::durable) fn tell(&self, cause: GapCause, stand: &Stand) {
+    /// Tells of what is owed, which ends where the log stands, a place taken for it.
+    pub(in crate::durable) fn tell_owed(&self, stand: &Stand) {
         let mut state = self.state.lock();
-        // What is followed again was missed since a cut that lies further back.
-        let after = (cause != GapCause::Reconnected).then_some(state.high);
-        self.gap(&state, Pattern::all(), cause, after, stand.offset);
-        state.high = stand.offset;
+        if let Some(Owed { scope, after }) = state.owed.take() {
+            let cause = GapCause::Reconnected;
+            if scope == Pattern::all() {
+                state.cover(stand.offset);
+            }
+            self.gap(&state, scope, cause, after, stand.offset);
+        }
+        state.high = state.high.max(stand.offset);
+    }
+
+    /// Tells everyone of a loss of what was not handed on, which ends where the log stands, a place
+    /// taken for it.
+    pub(in crate::durable) fn tell_lost(&self, stand: &Stand) {
+        let mut state = self.state.lock();
+        let after = match state.owed.take() {
+            Some(owed) => owed.after,
+            None => Some(state.high),
+        };
+        self.gap(
+            &state,
+            Pattern::all(),
+            GapCause::Evicted,
+            after,
+            stand.offset,
+        );
+        state.cover(stand.offset);
     }
 
     /// Hands on a part of the queue, after healing.
@@ -164,7 +209,7 @@ impl Intake {
         if state.stage == Stage::Cut {
             return Drained::Done;
         }
-        if state.again || state.owed {
+        if state.again || state.owed.is_some() {
             return Drained::Again;
         }
         for _ in 0..STEP {
@@ -174,6 +219,11 @@ impl Intake {
                 return Drained::Done;
             };
             let turn = state.turn(&announced);
+            if let Turn::Late(after) = turn {
+                state.owe(Pattern::from(&announced.channel), Some(after));
+                state.queue.push_front(announced);
+                return Drained::Again;
+            }
             // One of another epoch that came before the stand was read is of a log that is no more.
             let is_over = turn == Turn::Foreign && state.vetted > 0;
             if turn == Turn::Hole || turn == Turn::Foreign && !is_over {
@@ -191,7 +241,12 @@ impl Intake {
 }
 
 fn at(event: &Event) -> u64 {
-    u64::try_from(event.position.offset.0).unwrap_or(u64::MAX)
+    narrow(event.position.offset.0)
+}
+
+/// A partition counts in 64 bits.
+fn narrow(offset: u128) -> u64 {
+    u64::try_from(offset).unwrap_or(u64::MAX)
 }
 
 /// In the order of their ends, each of which has one gap.

@@ -2,9 +2,12 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use fanfare_core::{Channel, Epoch};
+use fanfare_core::{Channel, Epoch, Pattern};
 
-use super::super::{entry::Entry, floors::Floors, store::Seen};
+use super::{
+    super::{entry::Entry, floors::Floors, store::Seen},
+    places::Places,
+};
 use crate::error::Failure;
 
 /// What an intake knows.
@@ -18,8 +21,8 @@ pub(super) struct State {
     pub(super) stage: Stage,
     /// Something may have been missed that the healing under way does not know of.
     pub(super) again: bool,
-    /// Followers of something missed what only a gap can tell.
-    pub(super) owed: bool,
+    /// Followers missed what only a gap can tell.
+    pub(super) owed: Option<Owed>,
     /// Why healing does not get on.
     pub(super) failing: Option<Failure>,
     pub(super) queue: VecDeque<Announced>,
@@ -27,6 +30,15 @@ pub(super) struct State {
     /// How many of the queue were there before the log's stand was last read.
     pub(super) vetted: usize,
     pub(super) floors: Floors,
+    pub(super) places: Places,
+}
+
+/// A gap that is owed. It ends at a place of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Owed {
+    pub(super) scope: Pattern,
+    /// The last place before the loss; `None` where it is not known.
+    pub(super) after: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,8 +66,11 @@ pub(super) enum Turn {
     Next,
     /// It was handed on, or told, before.
     Known,
-    /// Something before it was missed.
+    /// Something before it was missed, which can be read before it is handed on.
     Hole,
+    /// Something of its channel was missed after this place, and what came later on other channels
+    /// was handed on.
+    Late(u64),
     /// It is of another epoch.
     Foreign,
 }
@@ -75,12 +90,13 @@ impl Default for State {
             run: "".into(),
             stage: Stage::Cut,
             again: false,
-            owed: false,
+            owed: None,
             failing: None,
             queue: VecDeque::new(),
             queued_bytes: 0,
             vetted: 0,
             floors: Floors::default(),
+            places: Places::default(),
         }
     }
 }
@@ -113,17 +129,63 @@ impl State {
     }
 
     pub(super) fn turn(&self, announced: &Announced) -> Turn {
-        let (offset, previous) = (announced.entry.offset, announced.entry.previous.offset);
+        let (offset, previous) = (announced.entry.offset, announced.entry.previous);
         if announced.epoch != self.epoch {
-            Turn::Foreign
-        } else if offset <= self.high {
-            Turn::Known
-        } else if previous > self.high && previous > self.floors.of(&announced.channel, self.epoch)
-        {
-            Turn::Hole
-        } else {
-            Turn::Next
+            return Turn::Foreign;
         }
+        if offset <= self.high {
+            return Turn::Known;
+        }
+        match self.missed(&announced.channel, previous.offset) {
+            None => Turn::Next,
+            Some(_) if previous.offset > self.high => Turn::Hole,
+            // The place before the last channel that was forgotten is no event's of this one.
+            Some(_) if !previous.exact => Turn::Next,
+            Some(after) => Turn::Late(after),
+        }
+    }
+
+    /// After which place something of a channel was missed that followers are owed, by what an
+    /// event of it names as its predecessor.
+    pub(super) fn missed(&self, channel: &Channel, previous: u64) -> Option<u64> {
+        let place = self.places.of(channel);
+        // Floors are asked last: they are a walk over patterns.
+        let is_missed = previous > place && previous > self.floors.of(channel, self.epoch);
+        is_missed.then_some(place)
+    }
+
+    /// A channel was handed on up to here, and the log with it.
+    pub(super) fn advance(&mut self, channel: &Channel, offset: u64) {
+        self.high = self.high.max(offset);
+        self.mark(channel, offset);
+    }
+
+    /// A channel was handed on, or told as a gap, up to here.
+    pub(super) fn mark(&mut self, channel: &Channel, offset: u64) {
+        let floors = &self.floors;
+        self.places
+            .set(channel, offset, |channel| floors.selects(channel));
+    }
+
+    /// The log is handed on, or told as a gap, up to here, over all channels.
+    pub(super) fn cover(&mut self, offset: u64) {
+        self.high = self.high.max(offset);
+        self.places.cover(offset);
+    }
+
+    /// A gap is owed.
+    pub(super) fn owe(&mut self, scope: Pattern, after: Option<u64>) {
+        self.owed = Some(match self.owed.take() {
+            None => Owed { scope, after },
+            Some(owed) => Owed {
+                after: owed.after.min(after),
+                scope: if owed.scope == scope {
+                    scope
+                } else {
+                    Pattern::all()
+                },
+            },
+        });
     }
 
     pub(super) fn clear(&mut self) {
@@ -176,8 +238,50 @@ mod tests {
             run: "one".into(),
             ..State::default()
         };
+        state.places.restart(high);
         state.floors.hold(&"a.*".parse().unwrap());
         state
+    }
+
+    #[test]
+    fn a_hole_in_the_midst_of_other_channels_is_seen() {
+        let mut state = state(10);
+        state.floors.set(&"a.*".parse().unwrap(), Epoch(1), 5);
+        let ours = Channel::parse("a.b").unwrap();
+        let other = Channel::parse("a.c").unwrap();
+        state.advance(&ours, 11);
+        state.advance(&other, 14);
+        let turn = |state: &State, offset, previous| state.turn(&announced(1, offset, previous));
+        assert!(turn(&state, 15, 11) == Turn::Next);
+        assert!(turn(&state, 15, 12) == Turn::Late(11));
+        let mut bound = announced(1, 15, 12);
+        bound.entry.previous.exact = false;
+        assert!(state.turn(&bound) == Turn::Next, "a bound names no event");
+        // Who follows since later is owed less, and a gap that was told is told.
+        state.floors.let_go(&"a.*".parse().unwrap());
+        state.floors.hold(&"a.b".parse().unwrap());
+        state.floors.set(&"a.b".parse().unwrap(), Epoch(1), 12);
+        assert!(turn(&state, 15, 12) == Turn::Next);
+        assert!(turn(&state, 16, 13) == Turn::Late(11));
+        state.cover(14);
+        assert!(turn(&state, 16, 13) == Turn::Next);
+    }
+
+    #[test]
+    fn gaps_that_are_owed_become_one() {
+        let mut state = state(10);
+        let pattern = |text: &str| text.parse::<Pattern>().unwrap();
+        state.owe(pattern("a.b"), Some(7));
+        state.owe(pattern("a.b"), Some(5));
+        let owed = |scope: &str, after| Owed {
+            scope: pattern(scope),
+            after,
+        };
+        assert_eq!(state.owed, Some(owed("a.b", Some(5))));
+        state.owe(pattern("a.c"), Some(9));
+        assert_eq!(state.owed, Some(owed(">", Some(5))));
+        state.owe(Pattern::all(), None);
+        assert_eq!(state.owed, Some(owed(">", None)));
     }
 
     #[test]
