@@ -4,6 +4,8 @@
 //! A [`Follower`] reads one stream and holds every event against the next number of its channel.
 //! Each test ends with a [`Report`] line: published, delivered, gaps, duplicates, reordered.
 
+pub mod campaign;
+
 use std::{
     collections::BTreeMap,
     io,

@@ -1,6 +1,6 @@
 //! A real HAProxy.
 
-use std::{fmt::Write as _, fs, net::SocketAddr, process::Command};
+use std::{fmt::Write as _, fs, net::SocketAddr, process::Command, time::Duration};
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -18,6 +18,7 @@ const PACKAGE: &str = "haproxy";
 pub struct HaProxy {
     service: Service,
     port: u16,
+    is_reloadable: bool,
     _directory: TempDir,
 }
 
@@ -32,16 +33,48 @@ impl HaProxy {
     /// # Panics
     /// If it does not become ready, with what it wrote.
     pub async fn start_with(backends: &[SocketAddr], defaults: &str) -> Option<Self> {
+        Self::launch(backends, defaults, None).await
+    }
+
+    /// Starts it so that it can [`reload`](Self::reload); what it carries then is cut after so long.
+    ///
+    /// # Panics
+    /// If it does not become ready, with what it wrote.
+    pub async fn start_reloadable(backends: &[SocketAddr], cut_after: Duration) -> Option<Self> {
+        Self::launch(backends, "", Some(cut_after)).await
+    }
+
+    /// Takes its configuration anew, as operators do: a new worker accepts, the old one ends what
+    /// it carries.
+    ///
+    /// # Panics
+    /// If it is not of [`start_reloadable`](Self::start_reloadable), which a signal would end.
+    pub fn reload(&mut self) {
+        assert!(
+            self.is_reloadable,
+            "start_reloadable makes one that reloads"
+        );
+        self.service.signal("USR2");
+    }
+
+    async fn launch(
+        backends: &[SocketAddr],
+        defaults: &str,
+        cut_after: Option<Duration>,
+    ) -> Option<Self> {
         let program = tool::require("haproxy", PACKAGE)?;
         let (service, (port, directory)) = Service::start(|| {
             let port = port::free();
             let directory = TempDir::new().expect("a temporary directory");
             let file = directory.path().join("haproxy.cfg");
-            fs::write(&file, config(port, backends, defaults)).expect("a file to write");
+            fs::write(&file, config(port, backends, defaults, cut_after)).expect("a file to write");
             let program = program.clone();
             let command = move || {
                 let mut command = Command::new(&program);
                 command.arg("-db").arg("-f").arg(&file);
+                if cut_after.is_some() {
+                    command.arg("-W");
+                }
                 command
             };
             let probe =
@@ -52,6 +85,7 @@ impl HaProxy {
         Some(Self {
             service,
             port,
+            is_reloadable: cut_after.is_some(),
             _directory: directory,
         })
     }
@@ -71,9 +105,17 @@ service_methods!(HaProxy);
 
 /// `timeout tunnel` does not apply to SSE: the silence that `timeout server` allows must be longer
 /// than a heartbeat. Without `http-no-delay` the head of a stream can wait for more bytes.
-fn config(port: u16, backends: &[SocketAddr], defaults: &str) -> String {
+fn config(
+    port: u16,
+    backends: &[SocketAddr],
+    defaults: &str,
+    cut_after: Option<Duration>,
+) -> String {
+    let hard_stop = cut_after.map_or(String::new(), |after| {
+        format!("  hard-stop-after {}ms\n", after.as_millis())
+    });
     let mut config = format!(
-        "global\n  maxconn 4000\n  no strict-limits\n\
+        "global\n  maxconn 4000\n  no strict-limits\n{hard_stop}\
          defaults\n  mode http\n  option http-no-delay\n  option redispatch\n  retries 3\n  \
          timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  {defaults}\n\
          frontend public\n  bind 127.0.0.1:{port}\n  default_backend edges\n\

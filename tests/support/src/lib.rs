@@ -7,6 +7,7 @@
 //! - Strangers that speak a wire protocol themselves, so that no test proves a client library
 //!   with itself: [`Resp`] (Redis), [`NatsClient`], [`SseClient`], [`http`], and a real browser,
 //!   [`Chromium`].
+//! - [`TcpProxy`] for what networks do to a link.
 //! - [`eventually`] in the place of sleeps that hope.
 //!
 //! A server whose program is not installed starts as `None`, with a visible `SKIPPED:` line, and
@@ -35,6 +36,7 @@ mod nats_client;
 pub mod port;
 mod process;
 mod prometheus;
+mod proxy;
 mod redis;
 mod redis_cluster;
 mod redis_sentinel;
@@ -51,6 +53,7 @@ pub use haproxy::HaProxy;
 pub use nats::NatsServer;
 pub use nats_client::{NatsClient, nats_pub};
 pub use prometheus::Prometheus;
+pub use proxy::TcpProxy;
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use redis_sentinel::RedisSentinel;

@@ -23,9 +23,30 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// # Panics
 /// If it is not installed and `CI` is set: there a skipped test is a failed one.
 pub fn require(program: &str, package: &str) -> Option<PathBuf> {
-    let found = find(program);
+    or_skip(find(program), program, package)
+}
+
+/// Where libfaketime is, which gives a process another clock; if it is not installed, as
+/// [`require`].
+///
+/// # Panics
+/// As [`require`].
+pub fn require_faketime() -> Option<PathBuf> {
+    // Of a program with threads.
+    const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
+    let directories = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let found = directories
+        .map(|directory| directory.path().join(LIBRARY))
+        .find(|file| file.is_file());
+    or_skip(found, LIBRARY, "faketime")
+}
+
+fn or_skip(found: Option<PathBuf>, what: &str, package: &str) -> Option<PathBuf> {
     if found.is_none() {
-        let sentence = format!("needs {program} (apt-get install {package})");
+        let sentence = format!("needs {what} (apt-get install {package})");
         let in_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
         assert!(!in_ci, "{sentence}");
         // Not eprintln!: the test harness would keep it to itself, for the test passes.

@@ -37,3 +37,27 @@ async fn streams_go_round_robin_and_arrive_before_they_end() {
     }
     assert_eq!(from, HashSet::from(["a".into(), "b".into()]));
 }
+
+#[tokio::test]
+async fn a_reload_keeps_the_address_and_cuts_what_is_carried_a_little_later() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+    let stream = answer(format!(
+        "{head}Transfer-Encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n"
+    ))
+    .stays_open();
+    let server = Scripted::start([stream]).await;
+    let cut_after = Duration::from_millis(200);
+    let Some(mut proxy) = HaProxy::start_reloadable(&[server.address], cut_after).await else {
+        return;
+    };
+    let connect = || SseClient::connect(proxy.address(), "/events", &[]);
+    let mut client = connect().await.unwrap();
+    client.next_event(SOON).await.unwrap().unwrap();
+    proxy.reload();
+    let end = client.next_event(SOON).await;
+    assert!(!matches!(end, Ok(Some(_))), "{end:?}");
+    let mut client = SseClient::connect(proxy.address(), "/events", &[])
+        .await
+        .unwrap();
+    client.next_event(SOON).await.unwrap().unwrap();
+}

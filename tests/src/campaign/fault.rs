@@ -1,0 +1,58 @@
+//! What is done to a rig while events flow.
+
+use std::{fmt, time::Duration};
+
+/// A fault, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// `CLIENT KILL TYPE pubsub`.
+    KillPubsub,
+    /// `CLIENT KILL TYPE normal`: the links that publish and read, and those of other publishers.
+    KillNormal,
+    /// A subscriber's output buffer is over its limit, so that Redis closes it.
+    OutputBuffer,
+    /// All links of one node to the bus are reset.
+    CutLinks,
+    /// They are reset in the middle of a message.
+    TearLinks,
+    /// The bus' side of them vanishes without a word.
+    OrphanLinks,
+    /// Packets are dropped for so long.
+    Blackhole(Duration),
+    /// Each chunk takes this much longer, for a second.
+    Delay(Duration),
+    /// The bus is killed (SIGKILL) and started again, with its data.
+    RestartBus,
+    /// The bus stands still (SIGSTOP) for so long.
+    PauseBus(Duration),
+    /// The bus loses its data.
+    FlushBus,
+    /// A node is killed (SIGKILL) and started again.
+    KillNode,
+    /// A node stands still (SIGSTOP) for so long.
+    PauseNode(Duration),
+    /// The load balancer takes its configuration anew and cuts what it carries a little later.
+    ReloadBalancer,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::KillPubsub => "kill-pubsub",
+            Self::KillNormal => "kill-normal",
+            Self::OutputBuffer => "output-buffer",
+            Self::CutLinks => "cut",
+            Self::TearLinks => "tear",
+            Self::OrphanLinks => "orphan",
+            Self::Blackhole(time) => return write!(f, "blackhole-{}s", time.as_secs_f32()),
+            Self::Delay(time) => return write!(f, "delay-{}ms", time.as_millis()),
+            Self::RestartBus => "restart-bus",
+            Self::PauseBus(time) => return write!(f, "pause-bus-{}s", time.as_secs()),
+            Self::FlushBus => "flush-bus",
+            Self::KillNode => "kill-node",
+            Self::PauseNode(time) => return write!(f, "pause-node-{}s", time.as_secs()),
+            Self::ReloadBalancer => "reload-balancer",
+        };
+        f.write_str(name)
+    }
+}

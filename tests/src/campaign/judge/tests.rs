@@ -1,0 +1,362 @@
+//! The judge against streams that are broken in every way it has to see.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+
+const ONE_LOG: Rules = Rules {
+    ids_are_shared: true,
+    log_of: |_| 0,
+};
+const BYTES: usize = 20;
+
+/// Two channels in turn: number 0 to 9 of each, offsets 1 to 20; one after the other.
+fn published() -> Truth {
+    let truth = Truth::new(vec!["o.a".into(), "o.b".into()]);
+    for turn in 0..20 {
+        let channel = turn % 2;
+        let number = truth.begin(channel, BYTES);
+        truth.end(channel, number, Outcome::Stored, Some(id(turn + 1)));
+    }
+    truth
+}
+
+fn id(offset: usize) -> String {
+    let digits = "0123456789abcdefghijklmnopqrstuvwxyz";
+    format!("r0.1.{}", &digits[offset..=offset])
+}
+
+fn event(channel: usize, number: usize) -> Seen {
+    Seen::Event {
+        channel,
+        number,
+        bytes: BYTES,
+        id: id(number * 2 + channel + 1).into(),
+    }
+}
+
+fn gap(scope: &str, after: usize, next: usize) -> Seen {
+    Seen::Gap(GapSeen {
+        scope: scope.into(),
+        cause: "reconnected".into(),
+        after: Some(id(after)),
+        next: id(next),
+    })
+}
+
+fn anew(scope: &str, next: usize) -> Seen {
+    Seen::Gap(GapSeen {
+        scope: scope.into(),
+        cause: "new_epoch".into(),
+        after: Some("r0.0.5".into()),
+        next: id(next),
+    })
+}
+
+/// Everything, in order.
+fn whole() -> Vec<Seen> {
+    let mut seen = vec![Seen::Joined(vec![0, 0])];
+    seen.extend((0..20).map(|turn| event(turn % 2, turn / 2)));
+    seen
+}
+
+/// Where an event stands in [`whole`].
+fn at(channel: usize, number: usize) -> usize {
+    1 + number * 2 + channel
+}
+
+fn record(truth: &Truth, rules: Rules) -> Record {
+    let last_words: Vec<usize> = (0..2).map(|channel| truth.next(channel) - 1).collect();
+    Record::new(truth, &last_words, rules)
+}
+
+fn judged(seen: Vec<Seen>) -> Verdict {
+    judged_of(&published(), seen)
+}
+
+fn judged_of(truth: &Truth, seen: Vec<Seen>) -> Verdict {
+    let transcript = Transcript {
+        client: 7,
+        selectors: vec!["o.*".into()],
+        channels: vec![0, 1],
+        seen,
+    };
+    record(truth, ONE_LOG).judge_all(&[transcript])
+}
+
+#[test]
+fn what_is_whole_is_true() {
+    let mut seen = whole();
+    seen.insert(9, Seen::Broke("reset"));
+    seen.insert(10, Seen::Back("edge-1".into()));
+    let verdict = judged(seen);
+    assert!(verdict.is_true(), "{:?}", verdict.findings);
+    assert_eq!(
+        (verdict.delivered, verdict.gaps, verdict.breaks),
+        (20, 0, 1)
+    );
+}
+
+#[test]
+fn a_dropped_event_is_missing_wherever_it_was() {
+    for number in [0, 4, 9] {
+        let mut seen = whole();
+        seen.remove(at(1, number));
+        let verdict = judged(seen);
+        assert_eq!((verdict.missing, verdict.delivered), (1, 19), "{number}");
+        let finding = &verdict.findings[0];
+        let who = format!("client 7 (o.*), o.b number {number} never came");
+        assert!(finding.contains(&who), "{finding}");
+    }
+}
+
+#[test]
+fn a_doubled_event_is_a_duplicate_at_once_and_later() {
+    for place in [at(0, 3) + 1, at(0, 8)] {
+        let mut seen = whole();
+        seen.insert(place, event(0, 3));
+        let verdict = judged(seen);
+        assert_eq!((verdict.duplicates, verdict.missing), (1, 0), "{verdict}");
+    }
+}
+
+#[test]
+fn a_swapped_pair_is_a_reordering_and_no_loss() {
+    // Of one channel.
+    let mut seen = whole();
+    seen.swap(at(0, 3), at(0, 4));
+    let verdict = judged(seen);
+    assert!(verdict.reordered > 0 && verdict.missing == 0, "{verdict}");
+    // Of two channels of one log.
+    let mut seen = whole();
+    seen.swap(at(0, 3), at(1, 3));
+    let verdict = judged(seen);
+    assert!(verdict.reordered > 0 && verdict.missing == 0, "{verdict}");
+    // The same, where ids tell nothing.
+    let mut seen = whole();
+    seen.swap(at(0, 3), at(1, 3));
+    for (offset, seen) in seen.iter_mut().skip(1).enumerate() {
+        if let Seen::Event { id: own, .. } = seen {
+            *own = id(offset + 1).into();
+        }
+    }
+    let transcript = Transcript {
+        channels: vec![0, 1],
+        seen,
+        ..Transcript::default()
+    };
+    let rules = Rules {
+        ids_are_shared: false,
+        ..ONE_LOG
+    };
+    let verdict = record(&published(), rules).judge(&transcript);
+    assert_eq!(verdict.reordered, 1, "{verdict}");
+}
+
+#[test]
+fn a_gap_covers_what_it_names_and_has_room_for() {
+    // o.a number 3 has the offset 7.
+    for covering in [
+        gap("o.a", 5, 8),
+        gap("o.*", 6, 7),
+        gap(">", 1, 20),
+        anew("o.a", 7),
+    ] {
+        let mut seen = whole();
+        seen[at(0, 3)] = covering.clone();
+        let verdict = judged(seen);
+        assert_eq!(
+            (verdict.missing, verdict.covered),
+            (0, 1),
+            "{covering:?} {:?}",
+            verdict.findings
+        );
+        assert_eq!((verdict.gaps, verdict.idle_gaps), (1, 0));
+    }
+}
+
+#[test]
+fn a_gap_that_does_not_cover_hides_nothing() {
+    let mut elsewhere = vec![gap("o.b", 5, 8), gap("o.a.*", 5, 8), gap("o", 5, 8)];
+    // The bounds leave no room.
+    elsewhere.extend([gap("o.a", 7, 9), gap("o.a", 1, 6), anew("o.a", 6)]);
+    for other in elsewhere {
+        let mut seen = whole();
+        seen[at(0, 3)] = other.clone();
+        let verdict = judged(seen);
+        assert_eq!((verdict.missing, verdict.covered), (1, 0), "{other:?}");
+        assert_eq!((verdict.gaps, verdict.idle_gaps), (1, 1));
+    }
+    // It stands before the event before, or after the event after and ends before that.
+    for place in [at(0, 2), at(0, 4)] {
+        let mut seen = whole();
+        seen.remove(at(0, 3));
+        seen.insert(place, gap("o.a", 5, 8));
+        let verdict = judged(seen);
+        assert_eq!((verdict.missing, verdict.idle_gaps), (1, 1), "{place}");
+    }
+}
+
+#[test]
+fn a_gap_that_comes_late_covers_if_what_came_before_it_lies_within() {
+    let late = |gap: Seen| {
+        let mut seen = whole();
+        seen.remove(at(0, 3));
+        seen.insert(at(0, 4), gap);
+        judged(seen)
+    };
+    // o.a number 3 has the offset 7, number 4, which came before the gap, has 9.
+    assert!(late(gap("o.a", 6, 9)).is_true());
+    assert!(late(gap(">", 1, 10)).is_true());
+    for (after, next) in [(6, 8), (9, 10)] {
+        assert_eq!(late(gap("o.a", after, next)).missing, 1);
+    }
+    assert_eq!(late(gap("o.b", 6, 9)).missing, 1);
+}
+
+#[test]
+fn a_gap_over_nothing_is_idle() {
+    let mut seen = whole();
+    seen.insert(at(0, 3), gap("o.*", 5, 8));
+    let verdict = judged(seen);
+    assert!(verdict.is_true());
+    assert_eq!((verdict.gaps, verdict.idle_gaps), (1, 1));
+}
+
+#[test]
+fn what_comes_again_is_allowed_where_the_log_began_anew_alone() {
+    let again = |gap: Seen| {
+        let mut seen = whole();
+        seen.insert(at(0, 6), gap);
+        seen.insert(at(0, 6) + 1, event(0, 4));
+        seen.insert(at(0, 6) + 2, event(0, 5));
+        judged(seen)
+    };
+    let verdict = again(anew("o.a", 0));
+    assert!(verdict.is_true(), "{:?}", verdict.findings);
+    assert_eq!((verdict.repeated, verdict.delivered), (2, 20));
+    assert_eq!(again(gap("o.a", 5, 8)).duplicates, 2);
+    assert_eq!(again(anew("o.b", 0)).duplicates, 2);
+}
+
+#[test]
+fn what_was_refused_may_not_come() {
+    let truth = published();
+    let number = truth.begin(0, BYTES);
+    truth.end(0, number, Outcome::Refused, None);
+    assert!(judged_of(&truth, whole()).is_true());
+    let mut seen = whole();
+    seen.push(event(0, number));
+    assert_eq!(judged_of(&truth, seen).phantoms, 1);
+    let mut seen = whole();
+    seen.push(event(0, number + 1));
+    assert_eq!(judged_of(&truth, seen).phantoms, 1, "never published");
+}
+
+#[test]
+fn what_is_unknown_may_come_once_whenever() {
+    let truth = published();
+    let unknown = truth.begin(0, BYTES);
+    truth.end(0, unknown, Outcome::Unknown, None);
+    let later = truth.begin(0, BYTES);
+    truth.end(0, later, Outcome::Stored, None);
+    let tail = |order: &[usize]| {
+        let mut seen = whole();
+        for (index, number) in order.iter().enumerate() {
+            let id = id(21 + index).into();
+            let (channel, number, bytes) = (0, *number, BYTES);
+            seen.push(Seen::Event {
+                channel,
+                number,
+                bytes,
+                id,
+            });
+        }
+        judged_of(&truth, seen)
+    };
+    for order in [&[later][..], &[unknown, later], &[later, unknown]] {
+        let verdict = tail(order);
+        assert!(verdict.is_true(), "{order:?} {:?}", verdict.findings);
+    }
+    assert_eq!(tail(&[unknown, later, unknown]).duplicates, 1);
+    assert_eq!(tail(&[unknown]).missing, 1);
+}
+
+#[test]
+fn who_joins_late_is_owed_what_began_later() {
+    let mut seen = whole();
+    seen[0] = Seen::Joined(vec![4, 4]);
+    seen.drain(1..at(0, 4));
+    assert!(judged(seen.clone()).is_true());
+    seen.remove(1);
+    assert_eq!(judged(seen).missing, 1);
+    assert_eq!(judged(Vec::new()).missing, 1, "who never got in");
+}
+
+#[test]
+fn other_data_other_ids_and_other_channels_are_seen() {
+    let mut seen = whole();
+    if let Seen::Event { bytes, .. } = &mut seen[at(0, 3)] {
+        *bytes += 1;
+    }
+    assert_eq!(judged(seen).garbled, 1);
+    let mut seen = whole();
+    if let Seen::Event { id: own, .. } = &mut seen[at(1, 9)] {
+        *own = id(30).into();
+    }
+    assert_eq!(
+        judged(seen).garbled,
+        1,
+        "not the id that its publisher was told"
+    );
+    let transcript = Transcript {
+        channels: vec![0],
+        seen: whole(),
+        ..Transcript::default()
+    };
+    let verdict = record(&published(), ONE_LOG).judge(&transcript);
+    assert_eq!(verdict.phantoms, 10, "of a channel that it did not ask for");
+}
+
+#[test]
+fn who_left_after_the_last_words_is_owed_nothing_more() {
+    let truth = published();
+    let last_words = [9, 9];
+    let later = truth.begin(0, BYTES);
+    truth.end(0, later, Outcome::Stored, None);
+    let transcript = Transcript {
+        channels: vec![0, 1],
+        seen: whole(),
+        ..Transcript::default()
+    };
+    assert!(
+        Record::new(&truth, &last_words, ONE_LOG)
+            .judge(&transcript)
+            .is_true()
+    );
+    assert_eq!(record(&truth, ONE_LOG).judge(&transcript).missing, 1);
+}
+
+/// Whatever single thing is taken out, doubled or moved, the judge sees it.
+#[test]
+fn no_single_change_of_a_whole_stream_goes_unseen() {
+    for seed in 0..500 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut seen = whole();
+        let from = rng.usize(1..seen.len());
+        let taken = seen.remove(from);
+        match rng.u32(0..3) {
+            0 => {}
+            1 => {
+                seen.insert(from, taken.clone());
+                seen.insert(rng.usize(1..=seen.len()), taken);
+            }
+            _ => {
+                let others = (1..=seen.len()).filter(|place| *place != from);
+                let others: Vec<usize> = others.collect();
+                seen.insert(others[rng.usize(0..others.len())], taken);
+            }
+        }
+        assert!(!judged(seen).is_true(), "seed {seed}");
+    }
+}
