@@ -83,7 +83,10 @@ impl NatsBroker {
                 "core NATS keeps no idempotency keys; publish without one",
             ));
         }
-        let target = self.link.subjects.publish(channel);
+        let target = self.link.subjects.publish(channel).ok_or_else(|| {
+            // Raw channels have subjects of our own for what no rule makes.
+            error(ErrorKind::Rejected, format!("no subject is {channel}'s"))
+        })?;
         let headers = envelope::encode(publication, &target, SystemTime::now());
         let data = publication.data.bytes();
         let beside = envelope::size(&headers);

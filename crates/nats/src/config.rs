@@ -1,12 +1,13 @@
 //! How to reach NATS, what to take from it, and the bounds.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_nats::ServerAddr;
-use fanfare_core::{BrokerError, Channel, ErrorKind};
+use fanfare_core::{BrokerError, Channel, Claim, ErrorKind};
 
 use crate::{
     error::error,
+    jetstream::config::stream_name,
     subjects::{Rule, Subjects},
 };
 
@@ -20,8 +21,6 @@ pub struct NatsConfig {
     pub prefix: String,
     /// What to take from subjects that others write. The first rule that selects a subject counts.
     pub ingest: Vec<Ingest>,
-    /// Whether to keep events in a JetStream stream of our own. Must be false in this release.
-    pub jetstream: bool,
     /// Who we are, where the URL does not say it.
     pub credentials: Credentials,
     /// TLS.
@@ -129,7 +128,6 @@ impl Default for NatsConfig {
             urls: vec!["nats://127.0.0.1:4222".into()],
             prefix: "fanfare".into(),
             ingest: Vec::new(),
-            jetstream: false,
             credentials: Credentials::default(),
             tls: Tls::default(),
             name: "fanfare".into(),
@@ -164,13 +162,6 @@ pub(crate) fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
     error(ErrorKind::Rejected, format!("broker.nats.{setting} {why}"))
 }
 
-fn not_yet(setting: &str, instead: &str) -> BrokerError {
-    error(
-        ErrorKind::Unsupported,
-        format!("broker.nats.{setting} needs JetStream, which this release does not do; {instead}"),
-    )
-}
-
 impl NatsConfig {
     /// The servers.
     pub(crate) fn servers(&self) -> Result<Vec<ServerAddr>, BrokerError> {
@@ -193,11 +184,25 @@ impl NatsConfig {
         self.urls.iter().map(parse).collect()
     }
 
-    /// Checks everything and answers the subjects.
+    /// Checks everything and answers the subjects of raw channels.
     pub(crate) fn subjects(&self) -> Result<Subjects, BrokerError> {
-        if self.jetstream {
-            return Err(not_yet("jetstream", "`jetstream = false` is allowed"));
-        }
+        let rules = self.rules(IngestFrom::Core)?;
+        let rules = rules.into_iter().map(|(_, rule)| rule).collect();
+        Ok(Subjects::new(&self.prefix, rules))
+    }
+
+    /// Which channels come from core subjects by rules.
+    ///
+    /// # Errors
+    /// A bad setting, by its name.
+    pub fn raw_claim(&self) -> Result<Claim, BrokerError> {
+        let subjects = self.subjects()?;
+        Ok(Arc::new(move |pattern| subjects.claims(pattern)))
+    }
+
+    /// Checks everything and answers the rules for what comes from there, each with its place in
+    /// the list of all.
+    pub(crate) fn rules(&self, from: IngestFrom) -> Result<Vec<(usize, Rule)>, BrokerError> {
         let reserved = self.prefix.starts_with('$') || self.prefix.starts_with("_INBOX");
         if reserved || self.prefix.len() > 100 {
             return Err(bad(
@@ -225,29 +230,41 @@ impl NatsConfig {
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
             return Err(bad("tls", "has only one of `cert_file` and `key_file`"));
         }
-        let rules = self
-            .ingest
-            .iter()
-            .enumerate()
-            .map(|(at, rule)| rule.parse(at));
-        Ok(Subjects::new(
-            &self.prefix,
-            rules.collect::<Result<_, _>>()?,
-        ))
+        let mut rules = Vec::new();
+        for (at, ingest) in self.ingest.iter().enumerate() {
+            let rule = ingest.parse(at)?;
+            if ingest.from == from {
+                rules.push((at, rule));
+            }
+        }
+        Ok(rules)
     }
 }
 
 impl Ingest {
     fn parse(&self, at: usize) -> Result<Rule, BrokerError> {
         let key = |field: &str| format!("ingest[{at}].{field}");
-        if self.from == IngestFrom::JetStream {
-            return Err(not_yet(&key("from"), "`core` is allowed"));
+        match (self.from, &self.stream) {
+            (IngestFrom::Core, Some(_)) => {
+                return Err(bad(&key("stream"), "is for `from = \"jetstream\"` only"));
+            }
+            (IngestFrom::JetStream, None) => {
+                return Err(bad(&key("stream"), "is missing; it names the stream"));
+            }
+            (IngestFrom::JetStream, Some(name)) => stream_name(&key("stream"), name)?,
+            (IngestFrom::Core, None) => {}
         }
-        if self.stream.is_some() {
-            return Err(bad(&key("stream"), "is for `from = \"jetstream\"` only"));
-        }
-        if self.retain == Retain::Shared {
-            return Err(not_yet(&key("retain"), "`none` and `node` are allowed"));
+        match (self.from, self.retain) {
+            (IngestFrom::JetStream, Retain::None) => {
+                let why = "is for `from = \"core\"` only: a stream keeps its messages";
+                return Err(bad(&key("retain"), why));
+            }
+            (IngestFrom::Core, Retain::Shared) => {
+                let why = "is `shared`; `none` and `node` are allowed. A JetStream stream that \
+                           captures the subjects shares them among all nodes";
+                return Err(bad(&key("retain"), why));
+            }
+            _ => {}
         }
         if let Some(header) = &self.event_header {
             let token = |b: u8| b.is_ascii_graphic() && b != b':';
@@ -299,7 +316,6 @@ impl fmt::Debug for NatsConfig {
             .field("urls", &hosts)
             .field("prefix", &self.prefix)
             .field("ingest", &self.ingest)
-            .field("jetstream", &self.jetstream)
             .field("credentials", &self.credentials)
             .field("tls", &self.tls)
             .field("name", &self.name)
@@ -352,23 +368,29 @@ mod tests {
     }
 
     #[test]
-    fn what_the_next_release_builds_is_named() {
-        let (kind, text) = refused(|c| c.jetstream = true);
-        assert_eq!(kind, ErrorKind::Unsupported);
-        assert!(text.contains("broker.nats.jetstream"), "{text}");
-        let ingest = |from, retain| Ingest {
+    fn what_does_not_fit_together_is_named() {
+        let rule = |from, stream: Option<&str>, retain| Ingest {
             from,
+            stream: stream.map(Into::into),
             retain,
             source: "a.>".into(),
             ..Ingest::default()
         };
-        let (kind, text) =
-            refused(|c| c.ingest = vec![ingest(IngestFrom::JetStream, Retain::Node)]);
-        assert_eq!(kind, ErrorKind::Unsupported);
-        assert!(text.contains("broker.nats.ingest[0].from"), "{text}");
-        let (kind, text) = refused(|c| c.ingest = vec![ingest(IngestFrom::Core, Retain::Shared)]);
-        assert_eq!(kind, ErrorKind::Unsupported);
-        assert!(text.contains("broker.nats.ingest[0].retain"), "{text}");
+        use IngestFrom::{Core, JetStream};
+        for (ingest, field) in [
+            (rule(Core, Some("S"), Retain::Node), "stream"),
+            (rule(Core, None, Retain::Shared), "retain"),
+            (rule(JetStream, None, Retain::Node), "stream"),
+            (rule(JetStream, Some("a.b"), Retain::Node), "stream"),
+            (rule(JetStream, Some("S"), Retain::None), "retain"),
+        ] {
+            let (kind, text) = refused(|c| c.ingest = vec![ingest.clone()]);
+            assert_eq!(kind, ErrorKind::Rejected, "{text}");
+            assert!(
+                text.contains(&format!("broker.nats.ingest[0].{field}")),
+                "{text}"
+            );
+        }
     }
 
     #[test]

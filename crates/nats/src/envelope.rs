@@ -10,7 +10,7 @@ use fanfare_core::{EventType, Publication, Tags, Undeliverable};
 use crate::subjects::Target;
 
 /// When it was published, in milliseconds since 1970.
-const AT: &str = "Fanfare-At";
+pub(crate) const AT: &str = "Fanfare-At";
 /// `name=value`, once per tag: one name, because the client keeps no order between names.
 const TAG: &str = "Fanfare-Tag";
 
@@ -92,7 +92,7 @@ pub(crate) fn decode(
 }
 
 /// Percent-encodes everything that could end a header or its name.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_graphic() && !matches!(byte, b'%' | b'=') {

@@ -1,4 +1,5 @@
-//! The NATS broker: raw mode over core NATS.
+//! Two brokers over NATS: [`NatsDurable`] for durable channels, over JetStream ([`jetstream`]), and
+//! [`NatsBroker`] for raw ones, over core NATS, which the rest of this page is about.
 //!
 //! What any program publishes on mapped subjects reaches this node's inlets, payload untouched;
 //! what is published here is announced on the bus for every other node. Core NATS keeps nothing:
@@ -44,6 +45,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod jetstream;
 
 mod command;
 mod connection;
@@ -59,3 +61,4 @@ mod subjects;
 
 pub use backend::NatsBroker;
 pub use config::{Credentials, Ingest, IngestFrom, NatsConfig, Retain, Tls};
+pub use jetstream::{DurableConfig, NatsDurable};

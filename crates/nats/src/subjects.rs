@@ -12,8 +12,8 @@ pub(crate) const EVENT: &str = "Fanfare-Event";
 #[derive(Debug)]
 pub(crate) struct Subjects {
     prefix: String,
-    /// `{prefix}.live.`
-    live: String,
+    /// What our own begin with; `None` where there are none.
+    own: Option<String>,
     rules: Vec<Rule>,
 }
 
@@ -61,9 +61,33 @@ impl Subjects {
     pub(crate) fn new(prefix: &str, rules: Vec<Rule>) -> Self {
         Self {
             prefix: prefix.into(),
-            live: format!("{prefix}.live."),
+            own: Some(format!("{prefix}.live.")),
             rules,
         }
+    }
+
+    /// Those of Fanfare's own stream: durable channels.
+    pub(crate) fn durable(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+            own: Some(format!("{prefix}.log.")),
+            rules: Vec::new(),
+        }
+    }
+
+    /// Those of a stream that others write.
+    pub(crate) fn of_others(rules: Vec<Rule>) -> Self {
+        Self {
+            prefix: String::new(),
+            own: None,
+            rules,
+        }
+    }
+
+    /// Whether a rule makes some channel of `pattern`.
+    pub(crate) fn claims(&self, pattern: &Pattern) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.mapping.sources_for(pattern).is_some())
     }
 
     /// The subject of this node's canary.
@@ -75,7 +99,8 @@ impl Subjects {
     pub(crate) fn follow(&self, pattern: &Pattern) -> Vec<String> {
         // Channel names hold nothing that a subject forbids, and both use the same wildcards, so
         // the text is taken as it is.
-        let mut all = vec![format!("{}{pattern}", self.live)];
+        let own = self.own.iter().map(|own| format!("{own}{pattern}"));
+        let mut all: Vec<_> = own.collect();
         for rule in &self.rules {
             if let Some(Source::Name(subject) | Source::Wild(subject)) =
                 rule.mapping.sources_for(pattern)
@@ -88,31 +113,34 @@ impl Subjects {
     }
 
     /// Where to publish for followers of `channel`: where others publish for it, so that programs
-    /// on the bus hear it too, else under our own prefix.
-    pub(crate) fn publish(&self, channel: &Channel) -> Target<'_> {
+    /// on the bus hear it too, else under our own prefix. `None` where no rule says one subject,
+    /// and there are none of our own.
+    pub(crate) fn publish(&self, channel: &Channel) -> Option<Target<'_>> {
         for rule in &self.rules {
             if let Some(subject) = rule.mapping.raw_name(channel)
                 && self
                     .read(&subject)
                     .is_some_and(|reading| reading.channel.as_ref() == Ok(channel))
             {
-                return Target {
+                return Some(Target {
                     subject,
                     own: false,
                     event_header: &rule.event_header,
-                };
+                });
             }
         }
-        Target {
-            subject: format!("{}{channel}", self.live),
+        let own = self.own.as_ref()?;
+        Some(Target {
+            subject: format!("{own}{channel}"),
             own: true,
             event_header: EVENT,
-        }
+        })
     }
 
     /// What an arriving subject says; `None` where it stands for no channel.
     pub(crate) fn read(&self, subject: &str) -> Option<Reading<'_>> {
-        if let Some(name) = subject.strip_prefix(&self.live) {
+        let own = self.own.as_deref();
+        if let Some(name) = own.and_then(|own| subject.strip_prefix(own)) {
             return Some(Reading {
                 channel: Channel::parse(name),
                 event_header: EVENT,
@@ -162,7 +190,7 @@ mod tests {
                 EVENT,
             ),
         ] {
-            let target = subjects.publish(&channel(name));
+            let target = subjects.publish(&channel(name)).unwrap();
             let expected = Target {
                 subject: subject.into(),
                 own,

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::RangeInclusive,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
 use super::{CHANNEL_WEIGHT, Store};
-use crate::{Channel, Evicted, Pattern};
+use crate::{Channel, Evicted, Offset, Pattern};
 
 impl Store {
     /// Takes away what is too old, and forgets channels that retain nothing and for which `keep`
@@ -138,16 +139,46 @@ impl Store {
         self.take_oldest(&channel, reason)
     }
 
+    /// Takes every event before this place away, as it was taken from what this store mirrors.
+    pub fn purge_before(&mut self, offset: Offset) {
+        loop {
+            let firsts = self.by_rule.iter().filter_map(BTreeMap::first_key_value);
+            let oldest = firsts.map(|(oldest, _)| *oldest).min();
+            if oldest.is_none_or(|oldest| oldest >= offset)
+                || !self.take_oldest_of_all(Evicted::Purged)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Takes the events in a range of places away, as they were taken from what this store mirrors.
+    pub fn purge_range(&mut self, range: RangeInclusive<Offset>) {
+        let rules = self.by_rule.iter();
+        let events = rules.flat_map(|rule| rule.range(range.clone()));
+        let gone: Vec<_> = events.map(|(_, aged)| aged.event.clone()).collect();
+        for event in gone {
+            let offset = event.position.offset;
+            let events = self.channels.get(&event.channel).map(|chan| &chan.events);
+            let index = events.map(|e| e.partition_point(|held| held.position.offset < offset));
+            self.take_at(&event.channel, index.unwrap_or(0), Evicted::Purged);
+        }
+    }
+
     /// Takes the channel's oldest event away. Answers whether there was one.
     fn take_oldest(&mut self, channel: &Channel, reason: Evicted) -> bool {
+        self.take_at(channel, 0, reason)
+    }
+
+    fn take_at(&mut self, channel: &Channel, index: usize, reason: Evicted) -> bool {
         let Some(chan) = self.channels.get_mut(channel) else {
             return false;
         };
-        let Some(event) = chan.events.pop_front() else {
+        let Some(event) = chan.events.remove(index) else {
             return false;
         };
         let (offset, weight) = (event.position.offset, event.weight());
-        chan.gone = offset;
+        chan.gone = chan.gone.max(offset);
         chan.bytes -= weight;
         let mut freed = weight;
         if chan.events.is_empty() {

@@ -76,6 +76,11 @@ impl Store {
         cursor.log == self.log && cursor.epoch == self.epoch && cursor.offset <= self.head
     }
 
+    /// Whether this store still holds all that it was given of these channels after a place.
+    pub fn is_whole(&self, channels: &[Pattern], after: Offset) -> bool {
+        self.evicted(channels, after).is_empty()
+    }
+
     /// A page from a settled beginning, with losses beside those that the store knows.
     pub fn page(&self, query: &HistoryQuery, start: Start, losses: Vec<Gap>) -> History {
         let (events, more) = match query.since {
@@ -90,7 +95,7 @@ impl Store {
             let told = self
                 .inline(query, start.after)
                 .chain(losses)
-                .chain(self.evicted(query, start.after));
+                .chain(self.evicted(&query.channels, start.after));
             let part = told.filter_map(|gap| self.part_of_page(gap, start.after, upto));
             gaps.extend(part);
         }
@@ -134,7 +139,7 @@ impl Store {
 
     /// What retention took away after a place: a gap per channel, or, where these would be many, a
     /// gap per pattern that was asked for.
-    fn evicted(&self, query: &HistoryQuery, after: Offset) -> Vec<Gap> {
+    fn evicted(&self, channels: &[Pattern], after: Offset) -> Vec<Gap> {
         if after >= self.gone_upto && after >= self.forgotten.upto() {
             return Vec::new();
         }
@@ -154,19 +159,18 @@ impl Store {
             };
             (upto > after).then_some(upto)
         };
-        let selected = self.select(&query.channels);
+        let selected = self.select(channels);
         let mut gaps: Vec<_> = selected
             .iter()
             .filter(|(_, chan)| chan.gone > after)
             .map(|(channel, chan)| gap((*channel).into(), chan.gone))
             .collect();
         gaps.extend(
-            query
-                .channels
+            channels
                 .iter()
                 .filter_map(|pattern| forgotten(pattern).map(|upto| gap(pattern.clone(), upto))),
         );
-        told(gaps, &query.channels)
+        told(gaps, channels)
     }
 
     fn events_after(&self, query: &HistoryQuery, after: Offset) -> Cut {

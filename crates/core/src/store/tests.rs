@@ -75,6 +75,25 @@ fn told(items: Vec<Live>) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn what_a_mirrored_log_lost_is_taken_away_and_told() {
+    let mut store = store(keeping(9));
+    for channel in ["a", "b", "a", "b", "a"] {
+        put(&mut store, channel, Instant::now());
+    }
+    let all: Vec<_> = ["a", "b"].map(|text| Pattern::parse(text).unwrap()).into();
+    assert!(store.is_whole(&all, Offset::ZERO));
+    store.purge_range(Offset(3)..=Offset(3));
+    assert_eq!(after(&store, &["a"], 0, 9), ["1", "a:(0,3]evicted", "5"]);
+    assert_eq!(after(&store, &["b"], 0, 9), ["2", "4"]);
+    assert!(!store.is_whole(&all, Offset(2)) && store.is_whole(&all, Offset(3)));
+    assert!(store.is_whole(&all[1..], Offset::ZERO));
+    store.purge_before(Offset(4));
+    assert_eq!(after(&store, &["a"], 0, 9), ["a:(0,3]evicted", "5"]);
+    assert_eq!(after(&store, &["b"], 0, 9), ["b:(0,2]evicted", "4"]);
+    assert_eq!(store.holding().events, 2);
+}
+
+#[tokio::test]
 async fn eviction_is_told_per_channel_and_page_by_page() {
     let mut store = store(keeping(2));
     for channel in ["a", "b", "a", "a", "b", "a"] {

@@ -1,6 +1,7 @@
 //! A real nats-server, plain clients of it, and what a node received.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod jetstream;
 pub(crate) mod wire;
 
 use std::{

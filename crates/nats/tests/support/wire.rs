@@ -32,6 +32,9 @@ impl Wire {
                     let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else {
                         return;
                     };
+                    // As both ends do; else each small answer waits for the other side's word.
+                    near.set_nodelay(true).unwrap();
+                    far.set_nodelay(true).unwrap();
                     // Either end drops both sockets.
                     tokio::select! {
                         _ = copy_bidirectional(&mut near, &mut far) => {}

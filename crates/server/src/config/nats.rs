@@ -137,7 +137,6 @@ impl Nats {
             urls: self.url.iter().map(|url| url.expose().to_owned()).collect(),
             prefix: self.prefix.clone(),
             ingest: self.ingest.iter().map(NatsIngest::to_room).collect(),
-            jetstream: false,
             credentials: Credentials {
                 user: self.user.clone(),
                 password: self

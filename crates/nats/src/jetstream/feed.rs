@@ -1,0 +1,344 @@
+//! Following a stream: one consumer with our own account of what it delivered.
+//!
+//! It delivers the whole stream, because the sequences of a whole stream show what is missing, and
+//! one consumer is what keeps the order over all subjects. What it says is not trusted beyond that:
+//! each message is numbered, and a number that is left out, a heartbeat that does not come, a cut of
+//! the link, all end the consumer. The next one begins at the newest message that was handed on,
+//! which it has to deliver again, unchanged, before anything behind it is believed.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use fanfare_core::Epoch;
+use futures_util::StreamExt;
+use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until};
+
+use super::{
+    log::{Log, Standing},
+    message::{Delivery, Entry},
+    place::{Place, born},
+    read::{Consumer, nanos},
+    stream::Info,
+    wire::Trouble,
+};
+
+/// How often the server says that a consumer is there, when it has nothing to deliver.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After how long without a word a consumer is given up.
+const SILENCE: Duration = Duration::from_millis(2500);
+/// How long the server keeps a consumer that nobody listens to.
+const ABANDONED: Duration = Duration::from_secs(10);
+/// The first wait after a failure; each further one is twice as long.
+const FIRST_DELAY: Duration = Duration::from_millis(20);
+/// How often the memory is looked through for what is too old.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How many messages are looked at to find the last one that survived.
+const SEARCHED: u64 = 4096;
+
+/// How a consumer ended.
+enum End {
+    /// Nobody wants it any more.
+    Unwanted,
+    /// It cannot be trusted any more, or is gone.
+    Broken,
+    /// The stream lost what this node has seen of it.
+    Torn,
+}
+
+/// Follows the log while it is wanted, until the link is stopped.
+pub(super) async fn keep(log: Arc<Log>, linger: Duration, longest_delay: Duration) {
+    let stop = log.stream.wire.stop.clone();
+    let follow = async {
+        let mut wanted = log.wanted.subscribe();
+        while wanted.wait_for(|wanted| *wanted > 0).await.is_ok() {
+            follow(&log, linger, longest_delay).await;
+            log.flows(false);
+        }
+    };
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let sweep = async {
+        loop {
+            tick.tick().await;
+            log.sweep();
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = follow => {}
+        () = sweep => {}
+    }
+}
+
+/// Follows until nobody wants it.
+async fn follow(log: &Arc<Log>, linger: Duration, longest_delay: Duration) {
+    let mut delay = FIRST_DELAY;
+    // Nobody follows yet what was published until now.
+    let mut fresh = true;
+    loop {
+        let before = log.standing().reached;
+        let ended = attach(log, &mut fresh, linger).await;
+        log.flows(false);
+        let moved = log.standing().reached != before;
+        match ended {
+            Ok(End::Unwanted) => return,
+            Ok(End::Broken | End::Torn) if moved => delay = FIRST_DELAY,
+            Ok(End::Broken | End::Torn) => {}
+            Err(trouble) => {
+                if *log.wanted.borrow() == 0 {
+                    return;
+                }
+                tracing::debug!(stream = %log.stream.name, ?trouble, "a stream cannot be followed");
+                log.fails(trouble);
+            }
+        }
+        let mut connection = log.stream.wire.connection();
+        tokio::select! {
+            () = sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+            // It is back, perhaps.
+            _ = connection.changed() => {}
+        }
+        delay = (delay * 2).min(longest_delay);
+    }
+}
+
+/// Looks where the stream stands, and follows it from where this node stands.
+async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<End, Trouble> {
+    // Before the stream is looked at: a cut after this is seen.
+    let connection = log.stream.wire.connection();
+    let info = log.stream.attend().await?;
+    let standing = log.standing();
+    let life = born(&info.created);
+    let (first, last) = (info.state.first_seq, info.state.last_seq);
+    if !standing.began {
+        log.begin(life, beginning(log, &info), last);
+    } else if standing.born != Some(life) {
+        let survived = Place {
+            seq: beginning(log, &info),
+            check: 0,
+        };
+        log.begin_again(life, survived);
+        if *fresh {
+            log.hush(last);
+        }
+    } else if last < standing.reached {
+        return torn(log, &standing, &info).await;
+    } else if *fresh {
+        let replay = log.config.replay_messages as u64;
+        if last - standing.reached > replay || first > standing.reached + 1 {
+            log.begin(life, beginning(log, &info), last);
+        } else {
+            log.hush(last);
+        }
+    }
+    let standing = log.standing();
+    let healing = if *fresh { 0 } else { last };
+    *fresh = false;
+
+    let client = &log.stream.wire.client;
+    let inbox = client.new_inbox();
+    let subscribed = client.subscribe(inbox.clone()).await;
+    let messages = subscribed.map_err(|why| Trouble::Odd(why.to_string()))?;
+    let has_head = standing.head.check != 0;
+    let from = if has_head {
+        standing.head.seq
+    } else {
+        standing.reached + 1
+    };
+    let consumer = Consumer {
+        deliver_subject: Some(&inbox),
+        flow_control: true,
+        idle_heartbeat: Some(nanos(HEARTBEAT)),
+        ..Consumer::default()
+    };
+    let made = log.stream.consumer(from, ABANDONED, consumer).await?;
+    let mut session = Session {
+        log,
+        delivered: 0,
+        head: has_head.then_some(standing.head),
+        doubt: false,
+        reached: standing.reached,
+        healing,
+    };
+    if made.num_pending == 0 {
+        session.doubt = session.head.take().is_some();
+        session.reached = session.reached.max(last);
+        log.reached(last);
+    }
+    log.flows(true);
+    let end = session.run(messages, connection, linger).await;
+    log.stream.end(&made.name).await;
+    match end {
+        End::Torn => torn(log, &log.standing(), &info).await,
+        end => Ok(end),
+    }
+}
+
+/// After which sequence a node begins that has seen nothing: so that what it then reads is about as
+/// much as it should remember, and one message at least.
+fn beginning(log: &Log, info: &Info) -> u64 {
+    let state = &info.state;
+    let average = state.bytes.checked_div(state.messages).unwrap_or(0).max(1);
+    let fits = log.config.store.max_total_bytes as u64 / average;
+    let wanted = (log.config.replay_messages as u64).min(fits).max(1);
+    let oldest = state.first_seq.saturating_sub(1);
+    oldest.max(state.last_seq.saturating_sub(wanted))
+}
+
+/// The stream lost its end: finds out what survived of what this node has seen, and begins again
+/// there.
+async fn torn(log: &Arc<Log>, standing: &Standing, info: &Info) -> Result<End, Trouble> {
+    let last = info.state.last_seq.min(standing.reached);
+    let from = last
+        .saturating_sub(SEARCHED)
+        .max(standing.ring_first)
+        .max(1);
+    let mut survived = Place {
+        seq: from.saturating_sub(1).min(last),
+        check: 0,
+    };
+    let mut reading = log.stream.read(from, None).await?;
+    'search: loop {
+        let entries = reading.next(512, 8 << 20).await?;
+        if entries.is_empty() {
+            break;
+        }
+        for entry in entries {
+            let here = entry.place;
+            if here.seq > last {
+                break 'search;
+            }
+            if log.checked(here.seq) == Some(here.check) {
+                survived = here;
+            }
+        }
+    }
+    reading.end().await;
+    tracing::warn!(
+        stream = %log.stream.name,
+        seen = standing.reached,
+        survived = survived.seq,
+        "a stream lost its newest messages"
+    );
+    log.begin_again(standing.born.unwrap_or(Epoch(0)), survived);
+    Ok(End::Broken)
+}
+
+/// What a consumer delivers, held against what it should.
+struct Session<'l> {
+    log: &'l Arc<Log>,
+    /// How many messages it has delivered.
+    delivered: u64,
+    /// The newest message that was handed on before; it comes first, once more.
+    head: Option<Place>,
+    /// That message is gone: what follows it may be, too.
+    doubt: bool,
+    reached: u64,
+    /// What comes up to there was missed live.
+    healing: u64,
+}
+
+impl Session<'_> {
+    async fn run(
+        &mut self,
+        mut messages: Subscriber,
+        mut connection: tokio::sync::watch::Receiver<super::wire::Connection>,
+        linger: Duration,
+    ) -> End {
+        let mut wanted = self.log.wanted.subscribe();
+        let number = connection.borrow_and_update().number;
+        let mut deadline = Instant::now() + SILENCE;
+        let nobody = |wanted: usize| (wanted == 0).then(|| Instant::now() + linger);
+        let mut leave = nobody(*wanted.borrow_and_update());
+        loop {
+            let left = async {
+                match leave {
+                    Some(leave) => sleep_until(leave).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = messages.next() => {
+                    deadline = Instant::now() + SILENCE;
+                    let Some(message) = message else { return End::Broken };
+                    if let Some(end) = self.take(message).await {
+                        return end;
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    tracing::debug!(stream = %self.log.stream.name, "a consumer is silent");
+                    return End::Broken;
+                }
+                _ = connection.changed() => {
+                    let now = *connection.borrow_and_update();
+                    if !now.live || now.number != number {
+                        return End::Broken;
+                    }
+                }
+                () = self.log.kick.notified() => return End::Broken,
+                _ = wanted.changed() => {
+                    leave = nobody(*wanted.borrow_and_update());
+                }
+                () = left => {
+                    // In this order: who comes meanwhile sees that nothing flows, or is seen.
+                    self.log.flows(false);
+                    if *self.log.wanted.borrow() == 0 {
+                        return End::Unwanted;
+                    }
+                    self.log.flows(true);
+                    leave = None;
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, message: Message) -> Option<End> {
+        if message.status.is_some() {
+            return self.status(message).await;
+        }
+        let delivery = Delivery::of(&message)?;
+        if delivery.nth != self.delivered + 1 {
+            tracing::debug!(stream = %self.log.stream.name, "a message was not delivered");
+            return Some(End::Broken);
+        }
+        self.delivered = delivery.nth;
+        let entry = Entry::read(message, &delivery, &self.log.stream.subjects);
+        if let Some(head) = self.head.take() {
+            if delivery.seq == head.seq {
+                return (entry.place != head).then_some(End::Torn);
+            }
+            self.doubt = true;
+        }
+        if delivery.seq <= self.reached {
+            return None;
+        }
+        let hole = std::mem::take(&mut self.doubt) || delivery.seq > self.reached + 1;
+        self.reached = delivery.seq;
+        if delivery.seq <= self.healing {
+            self.log.metrics.healed.inc();
+        }
+        self.log.take(entry, hole);
+        None
+    }
+
+    async fn status(&mut self, message: Message) -> Option<End> {
+        if message.status != Some(StatusCode::IDLE_HEARTBEAT) {
+            return Some(End::Broken);
+        }
+        let header = |name| {
+            let headers = message.headers.as_ref()?;
+            Some(headers.get(name)?.as_str().to_owned())
+        };
+        // The server waits for it before it goes on.
+        let stalled = header("Nats-Consumer-Stalled");
+        if let Some(reply) = message.reply.as_ref().map(ToString::to_string).or(stalled) {
+            let client = &self.log.stream.wire.client;
+            // Where the client cannot, its connection is gone, which is noticed elsewhere.
+            let _ = client.publish(reply, Bytes::new()).await;
+        }
+        let last = header("Nats-Last-Consumer").and_then(|last| last.parse::<u64>().ok());
+        let missed = last.is_some_and(|last| last > self.delivered);
+        missed.then_some(End::Broken)
+    }
+}
