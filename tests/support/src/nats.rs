@@ -1,6 +1,10 @@
 //! A real nats-server.
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tempfile::TempDir;
 
@@ -12,6 +16,32 @@ use crate::{
 };
 
 const PACKAGE: &str = "nats-server";
+/// Where `scripts/nats-server-current` puts its own.
+const CURRENT: &str = "../../target/tools/nats-server-current";
+
+/// Which nats-server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NatsRelease {
+    /// The one that is installed, on Debian 12 of 2022: 2.9.
+    Installed,
+    /// A current one, which `scripts/nats-server-current` fetches.
+    Current,
+}
+
+impl NatsRelease {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Installed, Self::Current];
+
+    fn program(self) -> Option<PathBuf> {
+        match self {
+            Self::Installed => tool::require("nats-server", PACKAGE),
+            Self::Current => {
+                let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(CURRENT);
+                tool::require_fetched(&file, "scripts/nats-server-current")
+            }
+        }
+    }
+}
 
 /// A real nats-server on free loopback ports, in a directory of its own. Ended when dropped.
 #[derive(Debug)]
@@ -39,7 +69,15 @@ impl NatsServer {
     /// # Panics
     /// If it does not become ready, with what it wrote.
     pub async fn start_with<A: AsRef<str>>(options: &[A]) -> Option<Self> {
-        let program = tool::require("nats-server", PACKAGE)?;
+        Self::start_release(NatsRelease::Installed, options).await
+    }
+
+    /// The same, of a release; `None`, and a visible line, where it is not to be had.
+    ///
+    /// # Panics
+    /// If it does not become ready, with what it wrote.
+    pub async fn start_release<A: AsRef<str>>(release: NatsRelease, options: &[A]) -> Option<Self> {
+        let program = release.program()?;
         let options: Vec<String> = options.iter().map(|o| o.as_ref().to_owned()).collect();
         let (service, (port, monitor, directory)) = Service::start(|| {
             let (port, monitor) = (port::free(), port::free());
@@ -91,6 +129,12 @@ impl NatsServer {
     /// `http://127.0.0.1:PORT` of its monitoring (`/varz`, `/connz`, `/jsz`).
     pub fn monitor_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.monitor)
+    }
+
+    /// Lame-duck mode: it takes no new connections, tells its clients to go, closes those that stay
+    /// one by one, and ends.
+    pub fn lame_duck(&mut self) {
+        self.service.signal("USR2");
     }
 
     /// A connection that speaks the text protocol itself.

@@ -44,9 +44,23 @@ pub fn require_faketime() -> Option<PathBuf> {
     or_skip(found, LIBRARY, "faketime")
 }
 
+/// A program that a script of ours fetches; if it is not there, as [`require`].
+///
+/// # Panics
+/// As [`require`].
+pub fn require_fetched(file: &Path, script: &str) -> Option<PathBuf> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let found = is_executable(file).then(|| file.to_owned());
+    or_skip_by(found, &name, script)
+}
+
 fn or_skip(found: Option<PathBuf>, what: &str, package: &str) -> Option<PathBuf> {
+    or_skip_by(found, what, &format!("apt-get install {package}"))
+}
+
+fn or_skip_by(found: Option<PathBuf>, what: &str, how: &str) -> Option<PathBuf> {
     if found.is_none() {
-        let sentence = format!("needs {what} (apt-get install {package})");
+        let sentence = format!("needs {what} ({how})");
         let in_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
         assert!(!in_ci, "{sentence}");
         // Not eprintln!: the test harness would keep it to itself, for the test passes.

@@ -1,6 +1,10 @@
 //! The NATS furniture against the real server.
 
-use fanfare_testkit::{NatsClient, NatsServer, http, nats_pub};
+use std::time::Duration;
+
+use fanfare_testkit::{
+    NatsClient, NatsCluster, NatsRelease, NatsServer, eventually, http, nats_pub,
+};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -68,4 +72,41 @@ async fn core_nats_counts_what_was_published_and_refuses_bad_subjects() {
             .await
             .is_ok_and(|reply| reply.is_empty())
     );
+}
+
+#[tokio::test]
+async fn a_cluster_survives_a_server_and_changes_leaders() {
+    for release in NatsRelease::ALL {
+        let Some(mut cluster) = NatsCluster::start(release).await else {
+            continue;
+        };
+        let stream = json!({"name": "S", "subjects": ["s"], "num_replicas": 3}).to_string();
+        let mut client = cluster.servers()[0].client().await;
+        let created = client.request("$JS.API.STREAM.CREATE.S", stream).await;
+        let created: Value = serde_json::from_slice(&created.unwrap()).unwrap();
+        assert_eq!(created["config"]["num_replicas"], 3, "{created}");
+        let first = cluster.leader_of("S").await;
+        let second = cluster.step_down("S").await;
+        assert_ne!(first, second);
+        cluster.server_mut(second).kill();
+        let third = eventually("a leader that runs", Duration::from_secs(60), async || {
+            let leader = cluster.leader_of("S").await;
+            (leader != second).then_some(leader)
+        })
+        .await;
+        let mut client = cluster.servers()[third].client().await;
+        let taken = client.request("s", "x").await.unwrap();
+        let taken: Value = serde_json::from_slice(&taken).unwrap();
+        assert_eq!(taken["seq"], 1, "{taken}");
+        cluster.server_mut(second).restart().await;
+        cluster.is_whole().await;
+
+        cluster.server_mut(third).lame_duck();
+        let gone = async || {
+            NatsClient::connect(cluster.servers()[third].address())
+                .await
+                .err()
+        };
+        eventually("the lame duck is gone", Duration::from_secs(60), gone).await;
+    }
 }
