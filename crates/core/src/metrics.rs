@@ -119,7 +119,8 @@ pub enum Evicted {
 }
 
 impl Undeliverable {
-    const ALL: [Self; 5] = [
+    /// Every reason.
+    pub const ALL: [Self; 5] = [
         Self::NotUtf8,
         Self::TooLarge,
         Self::BadChannel,
@@ -127,7 +128,8 @@ impl Undeliverable {
         Self::BadEventType,
     ];
 
-    fn as_str(self) -> &'static str {
+    /// The reason's name in metrics.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::NotUtf8 => "not_utf8",
             Self::TooLarge => "too_large",

@@ -8,12 +8,17 @@ use fanfare_core::{
 use redis::{Client, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 use socket2::TcpKeepalive;
 
-use crate::{error::error, raw::routes::Routes};
+use crate::{
+    error::error,
+    raw::routes::{Routes, Side},
+};
 
 /// The longest prefix, in bytes.
 const MAX_PREFIX_BYTES: usize = 100;
 /// The most partitions. A client's cursor may name each of them.
 const MAX_PARTITIONS: usize = 64;
+/// The shortest lease: it is renewed four times in its life.
+const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// How to reach Redis, what to take from it, and the bounds.
 #[derive(Clone)]
@@ -56,6 +61,12 @@ pub struct RedisConfig {
     pub max_lingering: usize,
     /// How long an idempotency key is known.
     pub key_window: Duration,
+    /// How long the recorder of `Retain::Shared` may be silent before the standby takes over. No
+    /// event is lost or doubled by that, however short it is. At least 200 ms.
+    pub recorder_lease: Duration,
+    /// About how many bytes the recorder and the standby hold each of what was heard and is not
+    /// known to be recorded. Over it the oldest is dropped, which can become a gap.
+    pub recorder_buffer: usize,
     /// The largest data of an event, in bytes. A larger publication is refused; a larger message
     /// of others becomes a gap.
     pub max_data_bytes: usize,
@@ -84,16 +95,16 @@ pub enum IngestFrom {
     Stream,
 }
 
-/// Who keeps the events of pub/sub, which keeps nothing. This broker does not look at it beyond
-/// refusing what it cannot do: retention is a wrapper around it.
+/// Who keeps the events of pub/sub, which keeps nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Retain {
     /// Nobody.
     None,
-    /// This node, in memory.
+    /// This node, in memory: by a wrapper around [`RedisBroker`](crate::RedisBroker).
     #[default]
     Node,
-    /// One node for all, in Redis. Not in this release.
+    /// One node at a time for all, in Redis, so that clients resume on any node: see
+    /// [`RedisRecorded`](crate::RedisRecorded). For pub/sub.
     Shared,
 }
 
@@ -116,6 +127,8 @@ impl Default for RedisConfig {
             linger: Duration::from_secs(5),
             max_lingering: 10_000,
             key_window: Duration::from_secs(120),
+            recorder_lease: Duration::from_secs(3),
+            recorder_buffer: 64 << 20,
             max_data_bytes: 1 << 20,
         }
     }
@@ -156,17 +169,33 @@ impl RedisConfig {
     /// allowed, never the URL's secret.
     pub fn validate(&self) -> Result<(), BrokerError> {
         self.client()?;
-        self.routes()?;
+        self.routes(Side::Node)?;
         Ok(())
     }
 
-    /// Which channels are raw: those that an ingest rule makes.
+    /// Which channels are [`RedisBroker`](crate::RedisBroker)'s: those that a rule makes which
+    /// nobody keeps, or each node. `None` where there is no such rule.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).
-    pub fn claim(&self) -> Result<Claim, BrokerError> {
-        let routes = self.routes()?;
-        Ok(Arc::new(move |pattern| routes.claims(pattern)))
+    pub fn claim(&self) -> Result<Option<Claim>, BrokerError> {
+        self.claim_of(Side::Node)
+    }
+
+    /// Which channels are [`RedisRecorded`](crate::RedisRecorded)'s: those that a rule makes with
+    /// [`Retain::Shared`]. `None` where there is no such rule.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn shared_claim(&self) -> Result<Option<Claim>, BrokerError> {
+        self.claim_of(Side::Shared)
+    }
+
+    fn claim_of(&self, side: Side) -> Result<Option<Claim>, BrokerError> {
+        let routes = self.routes(side)?;
+        let has_side = routes.has_side();
+        let claim: Claim = Arc::new(move |pattern| routes.claims(pattern));
+        Ok(has_side.then_some(claim))
     }
 
     /// The server.
@@ -198,7 +227,7 @@ impl RedisConfig {
     }
 
     /// The names on the bus.
-    pub(crate) fn routes(&self) -> Result<Routes, BrokerError> {
+    pub(crate) fn routes(&self, side: Side) -> Result<Routes, BrokerError> {
         if self.prefix.len() > MAX_PREFIX_BYTES {
             return Err(bad("prefix", "is longer than 100 bytes"));
         }
@@ -214,7 +243,12 @@ impl RedisConfig {
         if let Some((setting, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(bad(setting, "is zero; it must be positive"));
         }
+        if self.recorder_lease < SHORTEST_LEASE {
+            let why = format!("is shorter than {SHORTEST_LEASE:?}");
+            return Err(bad("recorder_lease", why));
+        }
         let counts = [
+            ("recorder_buffer", self.recorder_buffer),
             ("max_data_bytes", self.max_data_bytes),
             ("max_channels", self.max_channels),
             ("intake.items", self.intake.items),
@@ -232,21 +266,24 @@ impl RedisConfig {
             .iter()
             .enumerate()
             .map(|(at, rule)| rule.parse(at));
-        Ok(Routes::new(&self.prefix, rules.collect::<Result<_, _>>()?))
+        let rules = rules.collect::<Result<_, _>>()?;
+        Ok(Routes::new(&self.prefix, rules, side))
     }
 }
 
 impl Ingest {
-    fn parse(&self, at: usize) -> Result<Mapping, BrokerError> {
+    fn parse(&self, at: usize) -> Result<(Mapping, Side), BrokerError> {
         let key = |field: &str| format!("ingest[{at}].{field}");
         if self.from == IngestFrom::Stream {
             return Err(not_yet(&key("from"), "stream", "`pubsub`"));
         }
-        if self.retain == Retain::Shared {
-            return Err(not_yet(&key("retain"), "shared", "`none` or `node`"));
-        }
-        Mapping::parse(Dialect::Glob, &self.source, &self.channel)
-            .map_err(|why| bad(&format!("ingest[{at}]:"), why))
+        let side = match self.retain {
+            Retain::None | Retain::Node => Side::Node,
+            Retain::Shared => Side::Shared,
+        };
+        let mapping = Mapping::parse(Dialect::Glob, &self.source, &self.channel)
+            .map_err(|why| bad(&format!("ingest[{at}]:"), why))?;
+        Ok((mapping, side))
     }
 }
 
@@ -323,9 +360,28 @@ mod tests {
         let (kind, text) = refused(ingest(|rule| rule.from = IngestFrom::Stream));
         assert_eq!(kind, ErrorKind::Unsupported);
         assert!(text.contains("broker.redis.ingest[1].from"), "{text}");
-        let (kind, text) = refused(ingest(|rule| rule.retain = Retain::Shared));
-        assert_eq!(kind, ErrorKind::Unsupported);
-        assert!(text.contains("broker.redis.ingest[1].retain"), "{text}");
+    }
+
+    #[test]
+    fn a_rule_says_whose_its_channels_are() {
+        let mut config = RedisConfig::default();
+        assert!(config.claim().unwrap().is_none() && config.shared_claim().unwrap().is_none());
+        let rule = |source: &str, channel: &str, retain| Ingest {
+            source: source.into(),
+            channel: channel.into(),
+            retain,
+            ..Ingest::default()
+        };
+        config.ingest = vec![rule("a:*", "a.{1}", Retain::Shared)];
+        assert!(config.claim().unwrap().is_none());
+        config.ingest.push(rule("b:*", "b.{1}", Retain::None));
+        let (node, shared) = (
+            config.claim().unwrap().unwrap(),
+            config.shared_claim().unwrap().unwrap(),
+        );
+        let pattern = |text: &str| text.parse().unwrap();
+        assert!(shared(&pattern("a.x")) && !shared(&pattern("b.x")) && shared(&pattern(">")));
+        assert!(node(&pattern("b.x")) && !node(&pattern("a.x")) && !node(&pattern("c")));
     }
 
     #[test]
@@ -349,6 +405,14 @@ mod tests {
             ),
             (Box::new(|c| c.partitions = 0), "broker.redis.partitions"),
             (Box::new(|c| c.partitions = 65), "broker.redis.partitions"),
+            (
+                Box::new(|c| c.recorder_lease = Duration::from_millis(199)),
+                "broker.redis.recorder_lease",
+            ),
+            (
+                Box::new(|c| c.recorder_buffer = 0),
+                "broker.redis.recorder_buffer",
+            ),
             (
                 Box::new(|c| c.max_channels = 0),
                 "broker.redis.max_channels",

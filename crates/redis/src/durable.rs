@@ -4,11 +4,11 @@
 mod entry;
 mod floors;
 mod heal;
-mod intake;
-mod names;
+pub(crate) mod intake;
+pub(crate) mod names;
 mod page;
 mod read;
-mod store;
+pub(crate) mod store;
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +16,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Capabilities, Channel, ErrorKind, History, HistoryQuery,
-    Inlet, Interest, LogId, LogMap, Pattern, Publication, Published, Subscription, Undeliverable,
+    Inlet, Interest, LogId, LogMap, Pattern, Publication, Published, Source, Subscription,
+    Undeliverable,
 };
 use futures_util::future::try_join_all;
 
@@ -31,6 +32,7 @@ use crate::{
     complaint::Complaints,
     config::RedisConfig,
     error::{BACKEND, Failure, error},
+    follow::TopicHold,
     links::Links,
     reader::{Arrivals, Server},
 };
@@ -54,15 +56,16 @@ struct Shared {
     interest: Interest,
     arrivals: Arc<DurableArrivals>,
     logs: Vec<Log>,
+    _holes: Vec<TopicHold>,
     links: Links,
     reads: Arc<Commands>,
 }
 
 /// One partition.
-#[derive(Debug)]
-struct Log {
-    store: Arc<Store>,
-    intake: Arc<Intake>,
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    pub(crate) store: Arc<Store>,
+    pub(crate) intake: Arc<Intake>,
 }
 
 /// What comes over the link for subscriptions, for the partitions' intakes.
@@ -87,15 +90,25 @@ impl RedisDurable {
     ///
     /// No error shows the URL's secret.
     pub async fn connect(config: RedisConfig, metrics: BrokerMetrics) -> Result<Self, BrokerError> {
+        let names = Names::new(&config.prefix, config.partitions);
+        Self::open(config, names, metrics).await
+    }
+
+    /// The same with another family of logs.
+    pub(crate) async fn open(
+        config: RedisConfig,
+        names: Names,
+        metrics: BrokerMetrics,
+    ) -> Result<Self, BrokerError> {
         let client = config.client()?;
-        config.routes()?;
-        let names = Arc::new(Names::new(&config.prefix, config.partitions));
+        config.validate()?;
+        let names = Arc::new(names);
         let interest = Interest::new(|_| {});
         let reads = Arc::new(Commands::new(client.clone(), &config));
         let scripts = Arc::new(Scripts::default());
         let mut logs = Vec::new();
-        for partition in 0..config.partitions {
-            let log = LogId::parse(&format!("r{partition}"));
+        for partition in 0..names.partitions() {
+            let log = LogId::parse(&names.log(partition));
             let log = log.map_err(|why| error(ErrorKind::Rejected, why.to_string()))?;
             let intake = Arc::new(Intake::new(
                 names.clone(),
@@ -128,6 +141,9 @@ impl RedisDurable {
         let what = "connecting";
         supported(&reads).await?;
         let links = Links::connect(client, &config, &metrics, arrivals.clone()).await?;
+        let holes = names.holes().iter().cloned().map(Source::Name);
+        let holes = links.follow(holes.collect()).await;
+        let holes = holes.map_err(|failure| failure.into_error(what))?;
         for log in &logs {
             let stand = log.store.stand(&log.intake.seen(), false).await;
             let stand = stand.map_err(|failure| failure.into_error(what))?;
@@ -143,10 +159,22 @@ impl RedisDurable {
                 interest,
                 arrivals,
                 logs,
+                _holes: holes,
                 links,
                 reads,
             }),
         })
+    }
+}
+
+impl RedisDurable {
+    pub(crate) fn links(&self) -> &Links {
+        &self.shared.links
+    }
+
+    /// The first partition.
+    pub(crate) fn first_log(&self) -> Log {
+        self.shared.logs[0].clone()
     }
 }
 
@@ -317,6 +345,10 @@ impl Broker for RedisDurable {
 
 impl Arrivals for DurableArrivals {
     fn message(&self, name: &[u8], message: Bytes) {
+        let mut holes = self.names.holes().iter();
+        if let Some(partition) = holes.position(|hole| hole.as_bytes() == name) {
+            return self.intakes[partition].hole();
+        }
         let Some((partition, channel)) = self.names.arrival(name) else {
             return;
         };

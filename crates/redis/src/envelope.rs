@@ -2,6 +2,8 @@
 //! as it is.
 //!
 //! `{"v":1,"at":1700000000000,"type":"order.created","tags":[["region","eu"]]}\n<data>`
+//!
+//! With `"lost":"too_large"` it stands for something that cannot be delivered.
 
 use std::{
     borrow::Cow,
@@ -40,17 +42,17 @@ struct Head<'a> {
     event_type: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     tags: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// Why there is no data: what was published could not be delivered.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    lost: Option<Cow<'a, str>>,
 }
 
 /// Puts a publication into an envelope; `None` where its tags are too large for a head.
 pub(crate) fn encode(publication: &Publication, now: SystemTime) -> Option<Vec<u8>> {
-    let at = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     let tags = publication.tags.iter();
     let head = Head {
         v: VERSION,
-        at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+        at: millis(now),
         event_type: publication
             .event_type
             .as_ref()
@@ -58,6 +60,7 @@ pub(crate) fn encode(publication: &Publication, now: SystemTime) -> Option<Vec<u
         tags: tags
             .map(|(name, value)| (name.into(), value.into()))
             .collect(),
+        lost: None,
     };
     let mut message = serde_json::to_vec(&head).ok()?;
     if message.len() > MAX_HEAD_BYTES {
@@ -67,6 +70,25 @@ pub(crate) fn encode(publication: &Publication, now: SystemTime) -> Option<Vec<u
     message.push(b'\n');
     message.extend_from_slice(publication.data.bytes());
     Some(message)
+}
+
+/// An envelope in the place of something that cannot be delivered.
+pub(crate) fn lost(why: Undeliverable, now: SystemTime) -> Vec<u8> {
+    let head = Head {
+        v: VERSION,
+        at: millis(now),
+        event_type: None,
+        tags: Vec::new(),
+        lost: Some(why.as_str().into()),
+    };
+    let mut message = serde_json::to_vec(&head).unwrap_or_default();
+    message.push(b'\n');
+    message
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Takes an envelope apart. The data is a slice of the message.
@@ -81,6 +103,11 @@ pub(crate) fn decode(message: &Bytes) -> Result<Envelope, Undeliverable> {
     let published_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(head.at));
     if head.v != VERSION {
         return Err(Undeliverable::BadEnvelope);
+    }
+    if let Some(lost) = head.lost {
+        let mut reasons = Undeliverable::ALL.into_iter();
+        let why = reasons.find(|why| why.as_str() == lost);
+        return Err(why.unwrap_or(Undeliverable::BadEnvelope));
     }
     let event_type = head
         .event_type

@@ -1,4 +1,5 @@
-//! The Redis brokers: durable channels of our own, and raw channels of what others publish.
+//! The Redis brokers: durable channels of our own, raw channels of what others publish, and raw
+//! channels that are recorded for all nodes.
 //!
 //! Needs RESP3: Redis 6 or newer, or Valkey; for durable channels Redis 6.2.
 //!
@@ -31,6 +32,15 @@
 //! the socket and the node's feed: what Redis sends faster than it is taken waits in Redis, which
 //! cuts the link at its `client-output-buffer-limit`.
 //!
+//! # [`RedisRecorded`]
+//! Raw channels that one node at a time records into a log of the durable form, so that clients
+//! resume on any node: names `{prefix:h0}:…`.
+//!
+//! **Order.** That in which the server announced the messages.
+//!
+//! **Loss.** A standby hears what the recorder hears, and goes on at the very message where the
+//! recorder stops. Where both were cut off, the log has a hole, which is a gap for everyone.
+//!
 //! Backend of [`fanfare_core::Broker`]; knows no client, no other backend, no SSE byte.
 
 mod command;
@@ -46,7 +56,11 @@ mod overlap;
 mod probe;
 mod raw;
 mod reader;
+mod recorded;
+mod recorder;
 
 pub use config::{Ingest, IngestFrom, RedisConfig, Retain};
 pub use durable::RedisDurable;
 pub use raw::RedisBroker;
+pub use recorded::RedisRecorded;
+pub use recorder::RecorderMetrics;

@@ -1,6 +1,7 @@
 //! Raw channels: what others publish, as it is.
 
 mod arrivals;
+pub(crate) mod publisher;
 pub(crate) mod routes;
 
 use std::{fmt, sync::Arc};
@@ -12,11 +13,11 @@ use fanfare_core::{
     Published, Since, Subscription, history::scopes, interest::Hold,
 };
 use parking_lot::Mutex;
-use redis::Script;
 
 use self::{
     arrivals::RawArrivals,
-    routes::{Routes, Target},
+    publisher::RawPublisher,
+    routes::{Routes, Side},
 };
 use crate::{
     config::RedisConfig,
@@ -43,7 +44,7 @@ struct Shared {
     interest: Interest,
     arrivals: Arc<RawArrivals>,
     links: Links,
-    publish_once: Script,
+    publisher: RawPublisher,
     log: LogId,
     begin: Mutex<()>,
 }
@@ -61,7 +62,7 @@ impl RedisBroker {
     /// No error shows the URL's secret.
     pub async fn connect(config: RedisConfig, metrics: BrokerMetrics) -> Result<Self, BrokerError> {
         let client = config.client()?;
-        let routes = Arc::new(config.routes()?);
+        let routes = Arc::new(config.routes(Side::Node)?);
         let log = LogId::parse(LOG)
             .map_err(|why| error(ErrorKind::Rejected, "bad log name").with_source(why))?;
         let start = Position {
@@ -77,6 +78,7 @@ impl RedisBroker {
             config.max_data_bytes,
             start,
         ));
+        let publisher = RawPublisher::new(&config, routes.clone());
         let links = Links::connect(client, &config, &metrics, arrivals.clone()).await?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -85,7 +87,7 @@ impl RedisBroker {
                 interest,
                 arrivals,
                 links,
-                publish_once: Script::new(include_str!("script/publish_once.lua")),
+                publisher,
                 log,
                 begin: Mutex::new(()),
             }),
@@ -106,82 +108,6 @@ impl Shared {
         }
         hold
     }
-
-    /// The name to publish on and the message.
-    fn message(
-        &self,
-        channel: &Channel,
-        publication: &Publication,
-    ) -> Result<(String, Vec<u8>), BrokerError> {
-        let (length, most) = (publication.data.len(), self.config.max_data_bytes);
-        if length > most {
-            let message = format!("the data has {length} bytes; at most {most} are allowed");
-            return Err(error(ErrorKind::TooLarge, message));
-        }
-        match self.routes.target(channel) {
-            Target::Nowhere => {
-                let message = format!("no ingest rule makes the channel {channel}");
-                Err(error(ErrorKind::Unsupported, message))
-            }
-            Target::Raw(name) => {
-                let extra = match publication {
-                    p if p.event_type.is_some() => "an event type",
-                    p if !p.tags.is_empty() => "tags",
-                    p => return Ok((name, p.data.bytes().to_vec())),
-                };
-                let message = format!(
-                    "{channel} is a raw channel of an ingest rule, which carries bare data; \
-                     {extra} cannot be published on it"
-                );
-                Err(error(ErrorKind::Unsupported, message))
-            }
-            Target::Ambiguous(rule) => {
-                let message = format!(
-                    "{channel} is a raw channel of the ingest rule `{rule}`, which does not say \
-                     on which one name to publish it; publish to Redis itself, or use a channel \
-                     that the rule does not make"
-                );
-                Err(error(ErrorKind::Unsupported, message))
-            }
-        }
-    }
-
-    async fn announce(
-        &self,
-        channel: &Channel,
-        publication: Publication,
-    ) -> Result<Published, BrokerError> {
-        let what = "publishing";
-        self.links.open(what)?;
-        let (name, message) = self.message(channel, &publication)?;
-        let answer = match &publication.key {
-            None => {
-                let mut publish = redis::cmd("PUBLISH");
-                publish.arg(name).arg(message);
-                let run = |mut link, _| async move { publish.query_async::<u64>(&mut link).await };
-                self.links.commands.run(run).await.map(|_| false)
-            }
-            Some(key) => {
-                let window = self.config.key_window.as_millis().max(1);
-                let mut once = self.publish_once.prepare_invoke();
-                once.key(self.routes.key(channel, key.as_str()))
-                    .arg(u64::try_from(window).unwrap_or(u64::MAX))
-                    .arg(name)
-                    .arg(message);
-                let run = |mut link, _| async move { once.invoke_async::<u64>(&mut link).await };
-                self.links
-                    .commands
-                    .run(run)
-                    .await
-                    .map(|published| published == 0)
-            }
-        };
-        let duplicate = answer.map_err(|failure| failure.into_error(what))?;
-        Ok(Published {
-            position: None,
-            duplicate,
-        })
-    }
 }
 
 #[async_trait]
@@ -191,9 +117,12 @@ impl Broker for RedisBroker {
         channel: &Channel,
         publication: Publication,
     ) -> Result<Published, BrokerError> {
-        let shared = &self.shared;
-        let announced = shared.announce(channel, publication);
-        shared.links.counted(announced).await
+        let Shared {
+            links, publisher, ..
+        } = &*self.shared;
+        links.open("publishing")?;
+        let published = publisher.publish(&links.commands, channel, &publication);
+        links.counted(published).await
     }
 
     async fn subscribe(

@@ -264,11 +264,10 @@ async fn the_order_over_all_channels_of_a_log_is_one_on_every_node() {
 /// What a script of ours does, but for the announcement: as if it had been lost on the way.
 async fn publish_silently(server: &RedisServer, to: &str, data: &str) {
     let stand = include_str!("../src/script/stand.lua");
+    let channel = include_str!("../src/script/channel.lua");
+    let channel = channel.replace("redis.call('PUBLISH'", "tostring('x'");
     let publish = include_str!("../src/script/publish.lua");
-    let script = format!(
-        "{stand}\n{}",
-        publish.replace("redis.call('PUBLISH'", "tostring('x'")
-    );
+    let script = [stand, &channel, publish].join("\n");
     let keys = ["meta", "channels", &format!("s:{to}")].map(|key| format!("{{fanfare:p0}}:{key}"));
     let envelope = format!("{{\"v\":1,\"at\":1}}\n{data}");
     let limits = ["200", "1000", "1000000", "3600000", "1000", "1000"];

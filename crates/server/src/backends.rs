@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use fanfare_core::{
-    Broker, BrokerError, BrokerMetrics, Dialect, Mapping, Retained, Retention, RetentionRule,
-    Routed,
+    Broker, BrokerError, BrokerMetrics, Claim, Dialect, Mapping, Retained, Retention,
+    RetentionRule, Routed,
 };
 use fanfare_memory::MemoryBroker;
 use fanfare_nats::NatsBroker;
-use fanfare_redis::{RedisBroker, RedisConfig, RedisDurable};
+use fanfare_redis::{RecorderMetrics, RedisBroker, RedisConfig, RedisDurable, RedisRecorded};
 use prometheus::Registry;
 use tokio::time::{Instant, sleep};
 
@@ -30,12 +30,13 @@ pub(crate) async fn connect(
 ) -> Result<Arc<dyn Broker>, Failure> {
     let kind = config.broker.kind;
     let metrics = BrokerMetrics::register(registry, kind.as_str()).map_err(Failure::failed)?;
+    let recorder = RecorderMetrics::register(registry).map_err(Failure::failed)?;
     match kind {
         Kind::Memory => {
             let config = config.broker.memory.to_room(config.retention());
             Ok(Arc::new(MemoryBroker::new(config, metrics)))
         }
-        Kind::Redis => redis(config, metrics).await,
+        Kind::Redis => redis(config, metrics, recorder).await,
         Kind::Nats => {
             let settings = config.broker.nats.to_room(&config.server.node);
             let connect = || NatsBroker::connect(settings.clone(), metrics.clone());
@@ -45,8 +46,13 @@ pub(crate) async fn connect(
     }
 }
 
-/// Channels that ingest rules make come from pub/sub, which keeps nothing; all others are durable.
-async fn redis(config: &Config, metrics: BrokerMetrics) -> Result<Arc<dyn Broker>, Failure> {
+/// Channels that ingest rules make come from pub/sub, which keeps nothing: they are recorded for all
+/// nodes, or retained by this one. All others are durable.
+async fn redis(
+    config: &Config,
+    metrics: BrokerMetrics,
+    recorder: RecorderMetrics,
+) -> Result<Arc<dyn Broker>, Failure> {
     let settings = RedisConfig {
         retention: config.retention(),
         intake: config.delivery.feed(),
@@ -54,14 +60,21 @@ async fn redis(config: &Config, metrics: BrokerMetrics) -> Result<Arc<dyn Broker
     };
     let connect = || RedisDurable::connect(settings.clone(), metrics.clone());
     let durable = Arc::new(patiently(config, connect).await?);
-    if settings.ingest.is_empty() {
+    let mut claimed: Vec<(Claim, Arc<dyn Broker>)> = Vec::new();
+    if let Some(claim) = settings.shared_claim().map_err(Failure::failed)? {
+        let connect =
+            || RedisRecorded::connect(settings.clone(), metrics.clone(), recorder.clone());
+        claimed.push((claim, Arc::new(patiently(config, connect).await?)));
+    }
+    if let Some(claim) = settings.claim().map_err(Failure::failed)? {
+        let connect = || RedisBroker::connect(settings.clone(), metrics.clone());
+        let raw = Arc::new(patiently(config, connect).await?);
+        claimed.push((claim, retained(config, raw, metrics)));
+    }
+    if claimed.is_empty() {
         return Ok(durable);
     }
-    let connect = || RedisBroker::connect(settings.clone(), metrics.clone());
-    let raw = Arc::new(patiently(config, connect).await?);
-    let claim = settings.claim().map_err(Failure::failed)?;
-    let raw = retained(config, raw, metrics);
-    let routed = Routed::new([(claim, raw)], durable).map_err(Failure::failed)?;
+    let routed = Routed::new(claimed, durable).map_err(Failure::failed)?;
     Ok(Arc::new(routed))
 }
 

@@ -57,19 +57,31 @@ impl Floors {
         }
     }
 
-    /// The floor of a channel in this epoch: the lowest of the patterns that select it. Everything
-    /// of an epoch that began since is owed.
+    /// The floor of a channel in this epoch: the lowest of the patterns that select it.
     pub(super) fn of(&self, channel: &Channel, epoch: Epoch) -> u64 {
         let mut lowest = u64::MAX;
         self.patterns.each_match(channel, |followed| {
-            let floor = match followed.floor {
-                None => u64::MAX,
-                Some((of, offset)) if of == epoch => offset,
-                Some(_) => 0,
-            };
-            lowest = lowest.min(floor);
+            lowest = lowest.min(followed.floor_in(epoch));
         });
         lowest
+    }
+
+    /// The lowest floor of these patterns in this epoch.
+    pub(super) fn lowest(&mut self, patterns: &[Pattern], epoch: Epoch) -> u64 {
+        let mut floor = |pattern| Some(self.patterns.get_mut(pattern)?.floor_in(epoch));
+        let floors = patterns.iter().filter_map(&mut floor);
+        floors.min().unwrap_or(u64::MAX)
+    }
+}
+
+impl Followed {
+    /// Everything of an epoch that began since is owed.
+    fn floor_in(&self, epoch: Epoch) -> u64 {
+        match self.floor {
+            None => u64::MAX,
+            Some((of, offset)) if of == epoch => offset,
+            Some(_) => 0,
+        }
     }
 }
 
@@ -94,8 +106,12 @@ mod tests {
         floors.set(&patterns[0], now, 9);
         assert!(!floors.is_open(&patterns[0]));
         assert_eq!(floors.of(&channel, now), 7);
+        assert_eq!(floors.lowest(&patterns, now), 7);
         floors.set(&patterns[1], now, 5);
         assert_eq!(floors.of(&channel, now), 5);
+        assert_eq!(floors.lowest(&patterns, now), 5);
+        assert_eq!(floors.lowest(&patterns[..1], now), 7);
+        assert_eq!(floors.lowest(&[], now), u64::MAX);
         assert_eq!(floors.of(&channel, then), 0);
         floors.let_go(&patterns[1]);
         assert_eq!(floors.of(&channel, now), 7);

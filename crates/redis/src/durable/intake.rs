@@ -91,12 +91,12 @@ impl Intake {
     }
 
     /// The furthest place that this node has seen.
-    pub(super) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Seen {
         self.state.lock().seen.clone()
     }
 
     /// Notes where the log stands, as the server said when it was told what this node had `seen`.
-    pub(super) fn saw(&self, seen: &Seen, now: Seen) {
+    pub(crate) fn saw(&self, seen: &Seen, now: Seen) {
         let mut state = self.state.lock();
         let is_other = now.epoch != state.epoch;
         if state.accept(seen, now) && is_other {
@@ -204,6 +204,11 @@ impl Intake {
             state.stage = Stage::Healing;
         }
         self.wake.notify_one();
+    }
+
+    /// The log has a hole: it is told with all else that was missed, in its place.
+    pub(super) fn hole(&self) {
+        self.stop(&mut self.state.lock());
     }
 
     /// Something is followed again that was not when the intake went on.

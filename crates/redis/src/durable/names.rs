@@ -1,23 +1,47 @@
-//! The keys and pub/sub names of durable channels.
+//! The keys and pub/sub names of durable and of recorded channels.
 //!
 //! All names of a partition share one hash tag, so that one script may touch them all.
 
 use fanfare_core::{Channel, InvalidChannel, Pattern, Source};
 
-/// The names of durable channels.
+/// The names of a family of logs.
 #[derive(Debug)]
 pub(crate) struct Names {
     /// `{prefix:p`, to which a partition's number and `}` are added.
     root: String,
     partitions: usize,
+    /// What the names of the logs begin with.
+    log: char,
+    /// What a hole in a log is announced on, of each partition that can have one.
+    holes: Vec<String>,
 }
 
 impl Names {
+    /// Of the channels that Fanfare's own publications make.
     pub(crate) fn new(prefix: &str, partitions: usize) -> Self {
         Self {
             root: format!("{{{prefix}:p"),
             partitions,
+            log: 'r',
+            holes: Vec::new(),
         }
+    }
+
+    /// Of the channels that are recorded from raw pub/sub. One partition: all that is heard has one
+    /// order, and what is recorded of it is written in one step.
+    pub(crate) fn recorded(prefix: &str) -> Self {
+        let root = format!("{{{prefix}:h");
+        Self {
+            holes: vec![format!("{root}0}}:hole")],
+            root,
+            partitions: 1,
+            log: 'h',
+        }
+    }
+
+    /// The name of a partition's log.
+    pub(crate) fn log(&self, partition: usize) -> String {
+        format!("{}{partition}", self.log)
     }
 
     /// How many partitions there are.
@@ -40,7 +64,8 @@ impl Names {
         partition..partition + 1
     }
 
-    fn key(&self, partition: usize, rest: &str) -> String {
+    /// A name of the partition.
+    pub(crate) fn key(&self, partition: usize, rest: &str) -> String {
         format!("{}{partition}}}:{rest}", self.root)
     }
 
@@ -70,6 +95,11 @@ impl Names {
         self.key(partition, &format!("live:{channel}"))
     }
 
+    /// What a hole in a log is announced on, of each partition that can have one.
+    pub(crate) fn holes(&self) -> &[String] {
+        &self.holes
+    }
+
     /// What to subscribe to for followers of a pattern.
     pub(crate) fn sources(&self, pattern: &Pattern) -> Vec<Source> {
         let text = pattern.as_str();
@@ -97,7 +127,7 @@ pub(crate) fn glob(pattern: &Pattern) -> String {
 }
 
 /// FNV-1a, 64 bits. Source: <https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }

@@ -35,8 +35,18 @@ pub(super) async fn answer(
         Since::Now => Ok(told.history(Page::nothing(stand), Vec::new())),
         Since::Oldest => {
             let mut page = ask(From::After(0)).await?;
-            // What retention took is no gap for who asks for what there is.
-            page.losses.retain(|loss| loss.cause != GapCause::Evicted);
+            // What retention took is no gap for who asks for what there is, nor is what is missing
+            // before that.
+            let oldest = page
+                .events
+                .first()
+                .map(|event| before(event.position.offset));
+            let begin = oldest.unwrap_or(stand.offset);
+            page.losses.retain(|loss| match loss.cause {
+                GapCause::Evicted => false,
+                GapCause::Reconnected => loss.next > begin,
+                _ => true,
+            });
             Ok(told.history(page, Vec::new()))
         }
         Since::Last(each) => {
@@ -111,7 +121,12 @@ impl Told<'_> {
 
     /// A page that begins with these gaps.
     fn history(&self, page: Page, mut gaps: Vec<Gap>) -> History {
-        for cause in [GapCause::Evicted, GapCause::Undeliverable] {
+        let causes = [
+            GapCause::Evicted,
+            GapCause::Undeliverable,
+            GapCause::Reconnected,
+        ];
+        for cause in causes {
             let of_cause = page.losses.iter().filter(|loss| loss.cause == cause);
             let lost = of_cause.map(|loss| self.gap(loss)).collect();
             gaps.extend(self.within(told(lost, self.asked), page.upto));

@@ -103,6 +103,15 @@ impl Store {
                 next: stand.forgotten,
             }));
         }
+        if each.is_none() {
+            let missed = stand.holes.iter().filter(|hole| hole.next > after);
+            losses.extend(missed.map(|hole| Loss {
+                scope: Pattern::all(),
+                cause: GapCause::Reconnected,
+                after: hole.after.max(after),
+                next: hole.next,
+            }));
+        }
         let walk = |(channel, last)| Walk {
             channel,
             last,

@@ -64,8 +64,18 @@ pub(crate) struct Stand {
     pub(crate) begin: u64,
     /// No channel that is not listed has an event after this place.
     pub(crate) forgotten: u64,
+    /// What nobody can name and is not there, oldest first.
+    pub(crate) holes: Arc<[Hole]>,
     /// On which run of the server.
     pub(crate) run: Arc<str>,
+}
+
+/// Events after a place, up to and including another, that were never stored: nobody knows of which
+/// channels, nor whether there were any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hole {
+    pub(crate) after: u64,
+    pub(crate) next: u64,
 }
 
 /// The furthest place that this node has seen, and on which run of the server.
@@ -115,20 +125,54 @@ impl Stand {
     }
 }
 
+/// How events get into their channels, for scripts that store some.
+pub(crate) const CHANNEL: &str = include_str!("../script/channel.lua");
+
+/// A script of these parts, on a log that it stands on.
+pub(crate) fn script(parts: &[&str]) -> Script {
+    const STAND: &str = include_str!("../script/stand.lua");
+    Script::new(&[&[STAND], parts].concat().join("\n"))
+}
+
+/// A span as Redis counts it, which does so in signed milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    time.min(MAX_AGE).as_millis() as u64
+}
+
+impl Hole {
+    /// Holes as a log's stand tells them.
+    fn parse_all(text: &str) -> Arc<[Self]> {
+        let numbers: Vec<u64> = text
+            .split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let holes = numbers.chunks_exact(2);
+        holes
+            .map(|hole| Self {
+                after: hole[0],
+                next: hole[1],
+            })
+            .collect()
+    }
+}
+
 impl Default for Scripts {
     fn default() -> Self {
-        const STAND: &str = include_str!("../script/stand.lua");
-        let with = |body: &str| Script::new(&format!("{STAND}\n{body}"));
         Self {
-            head: with(include_str!("../script/head.lua")),
-            publish: with(include_str!("../script/publish.lua")),
+            head: script(&[include_str!("../script/head.lua")]),
+            publish: script(&[CHANNEL, include_str!("../script/publish.lua")]),
         }
     }
 }
 
 impl Store {
     /// The keys and arguments of `stand.lua`.
-    fn stand_on<'s>(&self, script: &'s Script, seen: &Seen, run: &str) -> ScriptInvocation<'s> {
+    pub(crate) fn stand_on<'s>(
+        &self,
+        script: &'s Script,
+        seen: &Seen,
+        run: &str,
+    ) -> ScriptInvocation<'s> {
         let mut call = script.prepare_invoke();
         call.key(self.names.meta(self.partition))
             .key(self.names.channels(self.partition))
@@ -146,15 +190,16 @@ impl Store {
         let ask = |mut link, server: Server| async move {
             let mut call = self.stand_on(&self.scripts.head, seen, &server.run);
             call.arg(u8::from(mint));
-            let answer: (u64, u64, u64, u64) = call.invoke_async(&mut link).await?;
+            let answer: (u64, u64, u64, u64, String) = call.invoke_async(&mut link).await?;
             Ok((answer, server.run))
         };
-        let ((epoch, offset, begin, forgotten), run) = self.reads.run(ask).await?;
+        let ((epoch, offset, begin, forgotten, holes), run) = self.reads.run(ask).await?;
         Ok(Stand {
             epoch: Epoch(epoch),
             offset,
             begin,
             forgotten,
+            holes: Hole::parse_all(&holes),
             run,
         })
     }
@@ -178,7 +223,6 @@ impl Store {
             error(ErrorKind::TooLarge, message)
         })?;
         let (names, rule) = (&self.names, self.retention.rule_of(channel));
-        let millis = |time: Duration| time.min(MAX_AGE).as_millis() as u64;
         let announce = |mut link, server: Server| async move {
             let mut call = self.stand_on(&self.scripts.publish, seen, &server.run);
             call.key(names.stream(self.partition, channel));

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use fanfare_core::{Channel, InvalidChannel, Mapping, Pattern, Source};
 
+use crate::durable::names::fnv1a;
+
 /// The names on the bus.
 #[derive(Debug)]
 pub(crate) struct Routes {
@@ -12,7 +14,26 @@ pub(crate) struct Routes {
     own: String,
     /// What the names of durable channels begin with.
     durable: String,
-    rules: Vec<Mapping>,
+    rules: Vec<Rule>,
+    side: Side,
+}
+
+/// Whose a channel is: that of the first rule which can make it. What arrives by a later rule
+/// belongs there too, so that a channel lives in one log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    /// The node's own, or nobody's: [`RedisBroker`](crate::RedisBroker).
+    Node,
+    /// Recorded for all: [`RedisRecorded`](crate::RedisRecorded).
+    Shared,
+}
+
+#[derive(Debug)]
+struct Rule {
+    mapping: Mapping,
+    side: Side,
+    /// Whether a rule of the other side before this one may make some of its channels.
+    is_disputed: bool,
 }
 
 /// Where a publication goes.
@@ -36,12 +57,54 @@ pub(crate) enum Arrival {
 }
 
 impl Routes {
-    pub(crate) fn new(prefix: &str, rules: Vec<Mapping>) -> Self {
+    /// The names of one side's channels.
+    pub(crate) fn new(prefix: &str, rules: Vec<(Mapping, Side)>, side: Side) -> Self {
+        let is_disputed = |at: usize| {
+            let (mapping, side) = &rules[at];
+            let mut before = rules[..at].iter();
+            before.any(|(other, of)| of != side && other.image().intersects(mapping.image()))
+        };
+        let disputed: Vec<_> = (0..rules.len()).map(is_disputed).collect();
+        let rules = rules.into_iter().zip(disputed);
+        let rule = |((mapping, side), is_disputed)| Rule {
+            mapping,
+            side,
+            is_disputed,
+        };
         Self {
             own: format!("{prefix}:"),
             durable: format!("{{{prefix}:"),
-            rules,
+            rules: rules.map(rule).collect(),
+            side,
         }
+    }
+
+    /// Whether a rule has channels of this side.
+    pub(crate) fn has_side(&self) -> bool {
+        self.rules.iter().any(|rule| rule.side == self.side)
+    }
+
+    /// A number that is the same where the same names are taken in the same way.
+    pub(crate) fn digest(&self) -> u64 {
+        // Counts with the rules: what is taken, and how it is counted.
+        const VERSION: &str = "1";
+        let mut text = format!("{VERSION}\n{}\n", self.own);
+        for rule in &self.rules {
+            text += &format!("{:?} {}\n", rule.side, rule.mapping);
+        }
+        fnv1a(text.as_bytes())
+    }
+
+    /// Whose a channel is that this rule made.
+    fn side_of(&self, at: usize, channel: &Channel) -> Side {
+        let rule = &self.rules[at];
+        if !rule.is_disputed {
+            return rule.side;
+        }
+        let pattern = Pattern::from(channel);
+        let mut before = self.rules[..at].iter();
+        let first = before.find(|rule| rule.mapping.sources_for(&pattern).is_some());
+        first.unwrap_or(rule).side
     }
 
     /// The key under which a publication's idempotency key is known. A channel has no space, so two
@@ -56,6 +119,7 @@ impl Routes {
         let mut ambiguous = None;
         for rule in &self.rules {
             // A rule before this one may take the name for another channel.
+            let rule = &rule.mapping;
             let raw = rule
                 .raw_name(channel)
                 .filter(|raw| self.arrival(raw.as_bytes()) == Arrival::Raw(Ok(channel.clone())));
@@ -72,10 +136,35 @@ impl Routes {
         }
     }
 
-    /// Whether a rule makes some channel of `pattern`.
+    /// Whether some channel of `pattern` can be of this side.
     pub(crate) fn claims(&self, pattern: &Pattern) -> bool {
-        let mut rules = self.rules.iter();
-        rules.any(|rule| rule.sources_for(pattern).is_some())
+        let makes = |rule: &&Rule| rule.mapping.sources_for(pattern).is_some();
+        let mut rules = self.rules.iter().filter(makes);
+        if pattern.is_wild() {
+            return rules.any(|rule| rule.side == self.side);
+        }
+        rules.next().is_some_and(|rule| rule.side == self.side)
+    }
+
+    /// What to subscribe to for all channels of this side, each source once.
+    pub(crate) fn all_sources(&self) -> Vec<Source> {
+        let ours: Vec<_> = self
+            .rules
+            .iter()
+            .filter(|rule| rule.side == self.side)
+            .map(|rule| rule.mapping.image())
+            .collect();
+        let mut sources = Vec::new();
+        for rule in &self.rules {
+            let mut ours = ours.iter();
+            if ours.any(|image| rule.mapping.image().intersects(image)) {
+                let source = rule.mapping.source();
+                if !sources.contains(&source) {
+                    sources.push(source);
+                }
+            }
+        }
+        sources
     }
 
     /// What to subscribe to for followers of `pattern`, each source once.
@@ -84,7 +173,7 @@ impl Routes {
         for source in self
             .rules
             .iter()
-            .filter_map(|rule| rule.sources_for(pattern))
+            .filter_map(|rule| rule.mapping.sources_for(pattern))
         {
             if !sources.contains(&source) {
                 sources.push(source);
@@ -103,12 +192,27 @@ impl Routes {
         // What is not UTF-8 gets a character that no channel name keeps it from having; such a
         // name is nobody's, and must not become one.
         let text = String::from_utf8_lossy(name);
-        let selected = self.rules.iter().find_map(|rule| rule.channel(&text));
+        let mut rules = self.rules.iter().enumerate();
+        let selected = rules.find_map(|(at, rule)| Some((at, rule.mapping.channel(&text)?)));
         match (selected, &text) {
             (None, _) => Arrival::Other,
+            (Some((at, _)), _) if !self.may_be_ours(at) => Arrival::Other,
             (Some(_), Cow::Owned(_)) => Arrival::Raw(Err(InvalidChannel::Character('\u{fffd}'))),
-            (Some(channel), Cow::Borrowed(_)) => Arrival::Raw(channel),
+            (Some((at, Ok(channel))), Cow::Borrowed(_)) => {
+                if self.side_of(at, &channel) == self.side {
+                    Arrival::Raw(Ok(channel))
+                } else {
+                    Arrival::Other
+                }
+            }
+            (Some((_, why)), Cow::Borrowed(_)) => Arrival::Raw(why),
         }
+    }
+
+    /// Whether what arrives by a rule can be of this side.
+    fn may_be_ours(&self, at: usize) -> bool {
+        let rule = &self.rules[at];
+        rule.side == self.side || rule.is_disputed
     }
 }
 
@@ -122,7 +226,8 @@ mod tests {
         let rule = |(source, channel): &(&str, &str)| {
             Mapping::parse(Dialect::Glob, source, channel).unwrap()
         };
-        Routes::new("ff", rules.iter().map(rule).collect())
+        let rules = rules.iter().map(|parts| (rule(parts), Side::Node));
+        Routes::new("ff", rules.collect(), Side::Node)
     }
 
     fn channel(text: &str) -> Channel {
@@ -164,6 +269,48 @@ mod tests {
             matches!(taken, Target::Ambiguous(_)),
             "b:x is taken for b.x: {taken:?}"
         );
+    }
+
+    #[test]
+    fn a_channel_has_one_side_whichever_rule_it_arrives_by() {
+        let rules = |side| {
+            let rule = |source, channel, side| {
+                (
+                    Mapping::parse(Dialect::Glob, source, channel).unwrap(),
+                    side,
+                )
+            };
+            let rules = vec![
+                rule("orders:*", "orders.{1}", Side::Shared),
+                rule("*", "{name}", Side::Node),
+                rule("x:*", "{1}", Side::Shared),
+            ];
+            Routes::new("ff", rules, side)
+        };
+        let (node, shared) = (rules(Side::Node), rules(Side::Shared));
+        let raw = |name: &str| Arrival::Raw(Ok(channel(name)));
+        for (name, of, is_shared) in [
+            ("orders:eu", "orders.eu", true),
+            // By the second rule, and the channel is the first one's.
+            ("orders/eu", "orders.eu", true),
+            ("other:eu", "other.eu", false),
+            ("x:y", "x.y", false),
+        ] {
+            let (here, there) = if is_shared {
+                (&shared, &node)
+            } else {
+                (&node, &shared)
+            };
+            assert_eq!(here.arrival(name.as_bytes()), raw(of), "{name}");
+            assert_eq!(there.arrival(name.as_bytes()), Arrival::Other, "{name}");
+            assert!(here.claims(&of.parse().unwrap()) && !there.claims(&of.parse().unwrap()));
+        }
+        assert!(node.claims(&">".parse().unwrap()) && shared.claims(&"orders.>".parse().unwrap()));
+        let heard: Vec<_> = shared.all_sources();
+        assert!(heard.contains(&Source::Wild("*".into())), "{heard:?}");
+        assert_eq!(node.digest(), shared.digest());
+        let others = routes(&[("orders:*", "orders.{1}"), ("*", "{name}")]);
+        assert_ne!(others.digest(), node.digest());
     }
 
     #[test]

@@ -4,4 +4,4 @@ if log.err then return log end
 if ARGV[7] == '1' then
   log.offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
 end
-return {log.epoch, text(log.offset), text(log.begin), text(log.forgotten)}
+return {log.epoch, text(log.offset), text(log.begin), text(log.forgotten), log.holes}

@@ -7,15 +7,17 @@
 --
 -- meta: layout, epoch, offset (the last place given), begin (the place where the epoch began),
 -- forgotten (no channel that is not in the zset has an event after it), runs ("run base run base …":
--- the servers that gave places, in turn, and where the log stood when each took over).
+-- the servers that gave places, in turn, and where the log stood when each took over), holes ("after
+-- next after next …": events after the one place and up to the other are missing that nobody can name).
 
 local RUNS = 8
+local HOLES = 32
 
 local function text(number) return string.format('%.0f', number) end
 
 local function stand()
   local fresh, run, seen_epoch, seen, seen_run = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-  local at = redis.call('HMGET', KEYS[1], 'layout', 'epoch', 'offset', 'begin', 'forgotten', 'runs')
+  local at = redis.call('HMGET', KEYS[1], 'layout', 'epoch', 'offset', 'begin', 'forgotten', 'runs', 'holes')
   if at[1] and at[1] ~= ARGV[1] then
     return redis.error_reply('LAYOUT the log was made with partitions = ' .. at[1] .. ', not ' .. ARGV[1])
   end
@@ -24,13 +26,14 @@ local function stand()
     redis.call('UNLINK', KEYS[1], KEYS[2])
     redis.call('HSET', KEYS[1], 'layout', ARGV[1], 'epoch', fresh, 'offset', '0', 'begin', '0',
       'forgotten', '0', 'runs', run .. ' 0')
-    return {epoch = fresh, offset = 0, begin = 0, forgotten = 0}
+    return {epoch = fresh, offset = 0, begin = 0, forgotten = 0, holes = ''}
   end
   local log = {
     epoch = at[2],
     offset = tonumber(at[3]),
     begin = tonumber(at[4] or '0'),
     forgotten = tonumber(at[5] or '0'),
+    holes = at[7] or '',
   }
   -- The lowest place at which a server took over since the caller's.
   local low, found, runs = log.offset, false, {}
@@ -59,4 +62,19 @@ local function stand()
       'runs', run .. ' ' .. text(log.offset))
   end
   return log
+end
+
+-- Notes a hole. Over the bound, the two oldest become one that covers both.
+local function add_hole(log, after, next)
+  local holes = {}
+  for from, to in string.gmatch(log.holes, '(%d+) (%d+)') do holes[#holes + 1] = {from, to} end
+  holes[#holes + 1] = {after, next}
+  if #holes > HOLES then
+    holes[2][1] = holes[1][1]
+    table.remove(holes, 1)
+  end
+  local parts = {}
+  for _, hole in ipairs(holes) do parts[#parts + 1] = hole[1] .. ' ' .. hole[2] end
+  log.holes = table.concat(parts, ' ')
+  redis.call('HSET', KEYS[1], 'holes', log.holes)
 end

@@ -43,6 +43,8 @@ enum Passage {
     Shut,
     /// Messages of subscriptions do not come through; all else does.
     Deaf,
+    /// Nothing comes through, either way, until it is opened again; then all of it does.
+    Stalled,
 }
 
 impl Door {
@@ -80,6 +82,11 @@ impl Door {
         self.state.send_modify(|state| state.lost = Some(text));
     }
 
+    pub(crate) fn stall(&self) {
+        self.state
+            .send_modify(|state| state.passage = Passage::Stalled);
+    }
+
     pub(crate) fn reopen(&self) {
         self.state
             .send_modify(|state| state.passage = Passage::Open);
@@ -93,10 +100,21 @@ async fn pass(client: TcpStream, server: SocketAddr, mut state: watch::Receiver<
     };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let now = state.clone();
+    let mut moving = state.clone();
+    let forth = async {
+        let mut chunk = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from_client.read(&mut chunk).await {
+            moves(&mut moving).await;
+            if to_server.write_all(&chunk[..length]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let mut now = state.clone();
     let back = async {
         let mut chunk = vec![0; 64 << 10];
         while let Ok(length @ 1..) = from_server.read(&mut chunk).await {
+            moves(&mut now).await;
             let chunk = &chunk[..length];
             let message = chunk.windows(7).any(|window| window == b"message");
             let State { passage, lost, .. } = *now.borrow();
@@ -113,10 +131,17 @@ async fn pass(client: TcpStream, server: SocketAddr, mut state: watch::Receiver<
         }
     };
     tokio::select! {
-        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+        () = forth => {}
         () = back => {}
         _ = state.wait_for(|state| state.passage == Passage::Shut || state.shut > shut) => {}
     }
+}
+
+/// Waits while the door is stalled.
+async fn moves(state: &mut watch::Receiver<State>) {
+    let _ = state
+        .wait_for(|state| state.passage != Passage::Stalled)
+        .await;
 }
 
 /// Settings that make faults short; each raw name `raw:x` is the channel `x`.

@@ -36,7 +36,6 @@ choice! {
         #[default]
         Node = "node",
     }
-    not_yet { "shared" }
 }
 
 /// Which bus, and how to reach it.

@@ -6,7 +6,6 @@ use fanfare_redis::{Ingest, IngestFrom, RedisConfig, Retain as Keep};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    broker::Retain,
     choice::{Unbuilt, choice},
     nats::whole_name,
     secret::Url,
@@ -22,6 +21,20 @@ choice! {
         Pubsub = "pubsub",
     }
     not_yet { "stream" }
+}
+
+choice! {
+    /// Who keeps the events of pub/sub, which keeps nothing.
+    #[derive(Default)]
+    Retain {
+        /// Nobody.
+        None = "none",
+        /// Each node, in its own memory.
+        #[default]
+        Node = "node",
+        /// One node for all, in Redis.
+        Shared = "shared",
+    }
 }
 
 /// How to reach Redis, and what to take from it.
@@ -45,6 +58,8 @@ pub(crate) struct Redis {
     pub(crate) linger: Span,
     pub(crate) max_lingering: usize,
     pub(crate) key_window: Span,
+    pub(crate) recorder_lease: Span,
+    pub(crate) recorder_buffer: Bytes,
     pub(crate) max_data_bytes: Bytes,
     pub(crate) ingest: Vec<RedisIngest>,
 }
@@ -85,6 +100,8 @@ impl Default for Redis {
             linger: Span(room.linger),
             max_lingering: room.max_lingering,
             key_window: Span(room.key_window),
+            recorder_lease: Span(room.recorder_lease),
+            recorder_buffer: Bytes(room.recorder_buffer),
             max_data_bytes: Bytes(room.max_data_bytes),
             ingest: Vec::new(),
         }
@@ -117,6 +134,8 @@ impl Redis {
             linger: self.linger.0,
             max_lingering: self.max_lingering,
             key_window: self.key_window.0,
+            recorder_lease: self.recorder_lease.0,
+            recorder_buffer: self.recorder_buffer.0,
             max_data_bytes: self.max_data_bytes.0,
             ..RedisConfig::default()
         }
@@ -134,6 +153,7 @@ impl RedisIngest {
             retain: match self.retain {
                 Retain::None => Keep::None,
                 Retain::Node => Keep::Node,
+                Retain::Shared => Keep::Shared,
             },
         }
     }

@@ -237,10 +237,6 @@ fn what_is_not_built_yet_says_so() {
             "broker.redis.ingest[0].from",
         ),
         (
-            "[[broker.redis.ingest]]\nsource = \"a\"\nretain = \"shared\"".into(),
-            "broker.redis.ingest[0].retain",
-        ),
-        (
             "[[broker.redis.ingest]]\nsource = \"a\"\ndata = \"d\"".into(),
             "broker.redis.ingest[0].data",
         ),
@@ -264,6 +260,28 @@ fn what_is_not_built_yet_says_so() {
     }
     assert!(told("[broker]\nkind = \"nats\"", &[]).contains("jetstream = false"));
     assert!(from(nats, &[]).is_ok());
+}
+
+#[test]
+fn what_raw_channels_are_kept_by_depends_on_the_bus() {
+    let rule = |bus: &str, retain: &str| {
+        let jetstream = if bus == "nats" {
+            "jetstream = false"
+        } else {
+            ""
+        };
+        format!(
+            "[broker.{bus}]\n{jetstream}\n[[broker.{bus}.ingest]]\nsource = \"a\"\nretain = \"{retain}\""
+        )
+    };
+    for (bus, retain) in [("redis", "shared"), ("redis", "node"), ("nats", "none")] {
+        assert!(from(&rule(bus, retain), &[]).is_ok(), "{bus} {retain}");
+    }
+    let told = told(&rule("nats", "shared"), &[]);
+    assert!(
+        told.contains("broker.nats.ingest[0].retain") && told.contains("none, node"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -90,12 +90,23 @@ impl Intake {
 
     /// Hands on what was missed, as far as a page goes.
     pub(in crate::durable) fn heal(&self, stand: &Stand, page: Page) -> Healed {
-        let mut state = self.state.lock();
-        let floor = |scope: &Pattern| {
-            let channel = scope.as_channel();
-            channel.map_or(0, |channel| state.floors.of(&channel, state.epoch))
+        let is_hole = |loss: &Loss| loss.cause == GapCause::Reconnected;
+        let has_hole = page.losses.iter().any(is_hole);
+        let followed = if has_hole {
+            self.followed()
+        } else {
+            Vec::new()
         };
-        let owed = |loss: &Loss| loss.next > floor(&loss.scope);
+        let mut state = self.state.lock();
+        let epoch = state.epoch;
+        let lowest = state.floors.lowest(&followed, epoch);
+        let floor = |loss: &Loss| match loss.scope.as_channel() {
+            Some(channel) => state.floors.of(&channel, epoch),
+            // A hole is in all that is followed.
+            None if is_hole(loss) => lowest,
+            None => 0,
+        };
+        let owed = |loss: &Loss| loss.next > floor(loss);
         let losses: Vec<_> = page.losses.into_iter().filter(owed).collect();
         if losses.iter().any(|loss| loss.next > stand.offset) {
             return Healed::Beyond;

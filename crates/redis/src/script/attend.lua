@@ -1,0 +1,8 @@
+-- Makes the caller the standby, or lets it stay so, unless there is another one.
+-- KEYS: the recorder's lease, the standby's lease, meta. ARGV: who asks, for how long, in ms.
+-- Answers whether the caller is the standby, whether there is a recorder, and whether recording has
+-- begun.
+local standby = redis.call('GET', KEYS[2])
+local mine = not standby or standby == ARGV[1]
+if mine then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]) end
+return {mine and 1 or 0, redis.call('EXISTS', KEYS[1]), redis.call('HEXISTS', KEYS[3], 'bus')}
