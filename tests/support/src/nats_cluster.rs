@@ -42,8 +42,7 @@ impl NatsCluster {
                 ["-routes", &routes],
                 ["-c", &config],
             ];
-            let options: Vec<&str> = options.as_flattened().iter().copied().collect();
-            let options = [&options[..], &["-js"]].concat();
+            let options = [options.as_flattened(), &["-js"]].concat();
             servers.push(NatsServer::start_release(release, &options).await?);
         }
         let cluster = Self {
