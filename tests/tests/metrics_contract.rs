@@ -50,11 +50,12 @@ async fn redis_keeps_the_contract() {
 
 #[tokio::test]
 async fn nats_keeps_the_contract() {
-    let Some(nats) = NatsServer::start().await else {
+    let Some(nats) = NatsServer::start_jetstream().await else {
         return;
     };
     let config = format!(
-        "[broker]\nkind = \"nats\"\n[broker.nats]\njetstream = false\nurl = \"{}\"",
+        "[broker]\nkind = \"nats\"\n[broker.nats]\nurl = \"{}\"\n\
+         [[broker.nats.ingest]]\nsource = \"raw.>\"",
         nats.url()
     );
     let fanfare = Fanfare::start(&config).await;

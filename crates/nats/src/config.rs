@@ -191,6 +191,16 @@ impl NatsConfig {
         Ok(Subjects::new(&self.prefix, rules))
     }
 
+    /// Checks everything that can be checked without a server.
+    ///
+    /// # Errors
+    /// A bad setting, by its name.
+    pub fn validate(&self) -> Result<(), BrokerError> {
+        self.servers()?;
+        self.rules(IngestFrom::Core)?;
+        Ok(())
+    }
+
     /// Which channels come from core subjects by rules.
     ///
     /// # Errors

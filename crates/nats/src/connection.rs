@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_nats::{Client, Event, connection};
-use fanfare_core::{BrokerError, BrokerMetrics, ErrorKind, GapCause, Interest, LogId};
+use fanfare_core::{BrokerError, BrokerMetrics, ErrorKind, GapCause, Interest, LinkUp, LogId};
 use futures_util::future::ready;
 use parking_lot::Mutex;
 use tokio::{
@@ -47,6 +47,7 @@ pub(crate) struct Link {
     pub(crate) probe: Probe,
     pub(crate) table: Arc<Table>,
     pub(crate) metrics: BrokerMetrics,
+    up: LinkUp,
     pub(crate) stop: CancellationToken,
     pub(crate) client: Client,
     pub(crate) phase: watch::Sender<Phase>,
@@ -157,6 +158,7 @@ impl Link {
             config,
             subjects,
             probe,
+            up: metrics.link(),
             metrics,
             stop,
             client,
@@ -213,7 +215,7 @@ impl Link {
         let loss = || self.intake.loss(GapCause::Reconnected);
         recovery.loss.get_or_insert_with(loss);
         drop(recovery);
-        self.metrics.up.set(0);
+        self.up.set(false);
         self.enter(Phase::Down);
         self.probe.cut();
         tracing::warn!("the link to NATS is cut");
@@ -242,7 +244,7 @@ impl Link {
             recovery.unproved = false;
             let loss = recovery.loss.take();
             drop(recovery);
-            self.metrics.up.set(1);
+            self.up.set(true);
             self.enter(Phase::Live);
             if let Some(loss) = loss {
                 self.metrics.reconnects.inc();
@@ -315,7 +317,7 @@ impl Link {
         self.enter(Phase::Closed);
         self.room.close();
         self.probe.close();
-        self.metrics.up.set(0);
+        self.up.set(false);
         self.intake.interest.close();
     }
 

@@ -102,7 +102,7 @@ impl NatsDurable {
         durable: DurableConfig,
         metrics: BrokerMetrics,
     ) -> Result<Self, BrokerError> {
-        durable.check()?;
+        durable.validate()?;
         let rules = config.rules(IngestFrom::JetStream)?;
         let stop = CancellationToken::new();
         let unless_cancelled = stop.clone().drop_guard();

@@ -30,12 +30,13 @@ impl Link {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut since_idle = 0;
+        let mut subscriptions = 0;
         loop {
             // In this order: a loss is told once everything was taken that arrived before it.
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                _ = tick.tick() => self.look(),
+                _ = tick.tick() => self.look(&mut subscriptions),
                 Some(tap) = new_taps.recv() => taps.push(tap),
                 Some(message) = taps.next() => {
                     self.intake.message(message);
@@ -61,11 +62,13 @@ impl Link {
         }
     }
 
-    fn look(&self) {
+    fn look(&self, subscriptions: &mut i64) {
         let now = Instant::now();
         self.table.sweep(now, SWEEP);
         let there = i64::try_from(self.table.len()).unwrap_or(i64::MAX);
-        self.metrics.subscriptions.set(there);
+        // Another link of this backend counts here, too.
+        self.metrics.subscriptions.add(there - *subscriptions);
+        *subscriptions = there;
         self.intake.settle(now);
     }
 }

@@ -7,7 +7,7 @@ use fanfare_core::{
     RetentionRule, Routed,
 };
 use fanfare_memory::MemoryBroker;
-use fanfare_nats::NatsBroker;
+use fanfare_nats::{IngestFrom, NatsBroker, NatsDurable};
 use fanfare_redis::{RecorderMetrics, RedisBroker, RedisConfig, RedisDurable, RedisRecorded};
 use prometheus::Registry;
 use tokio::time::{Instant, sleep};
@@ -37,13 +37,33 @@ pub(crate) async fn connect(
             Ok(Arc::new(MemoryBroker::new(config, metrics)))
         }
         Kind::Redis => redis(config, metrics, recorder).await,
-        Kind::Nats => {
-            let settings = config.broker.nats.to_room(&config.server.node);
-            let connect = || NatsBroker::connect(settings.clone(), metrics.clone());
-            let broker = Arc::new(patiently(config, connect).await?);
-            Ok(retained(config, broker, metrics))
-        }
+        Kind::Nats => nats(config, metrics).await,
     }
+}
+
+/// With JetStream, channels that rules make of core subjects keep nothing on the bus; all others are
+/// durable.
+async fn nats(config: &Config, metrics: BrokerMetrics) -> Result<Arc<dyn Broker>, Failure> {
+    let nats = &config.broker.nats;
+    let settings = nats.to_room(&config.server.node);
+    let raw = || NatsBroker::connect(settings.clone(), metrics.clone());
+    if !nats.jetstream {
+        let raw = Arc::new(patiently(config, raw).await?);
+        return Ok(retained(config, raw, metrics));
+    }
+    let store = config.broker.memory.store(config.retention());
+    let durable = nats.to_durable(store);
+    let connect = || NatsDurable::connect(settings.clone(), durable.clone(), metrics.clone());
+    let durable = Arc::new(patiently(config, connect).await?);
+    let mut rules = settings.ingest.iter();
+    if !rules.any(|rule| rule.from == IngestFrom::Core) {
+        return Ok(durable);
+    }
+    let raw = Arc::new(patiently(config, raw).await?);
+    let claim = settings.raw_claim().map_err(Failure::failed)?;
+    let raw = retained(config, raw, metrics.clone());
+    let routed = Routed::new([(claim, raw)], durable).map_err(Failure::failed)?;
+    Ok(Arc::new(routed))
 }
 
 /// Channels that ingest rules make come from pub/sub, which keeps nothing: they are recorded for all

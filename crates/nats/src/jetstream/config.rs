@@ -48,7 +48,11 @@ impl Default for DurableConfig {
 }
 
 impl DurableConfig {
-    pub(super) fn check(&self) -> Result<(), BrokerError> {
+    /// Checks everything that can be checked without a server.
+    ///
+    /// # Errors
+    /// A bad setting, by its name.
+    pub fn validate(&self) -> Result<(), BrokerError> {
         stream_name("stream", &self.stream)?;
         if !(1..=5).contains(&self.replicas) {
             return Err(bad("replicas", "is none of 1 to 5"));

@@ -167,7 +167,9 @@ async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<En
         log.reached(last);
     }
     log.flows(true);
+    log.metrics.subscriptions.inc();
     let end = session.run(messages, connection, linger).await;
+    log.metrics.subscriptions.dec();
     log.stream.end(&made.name).await;
     match end {
         End::Torn => torn(log, &log.standing(), &info).await,

@@ -1,15 +1,13 @@
 //! What concerns several keys, or what only a room can say.
 
 use config::{Value, ValueKind};
-use fanfare_core::{
-    BrokerError,
-    mapping::{Dialect, Mapping},
-};
+use fanfare_core::{BrokerError, StoreConfig};
 use fanfare_edge::config::ConfigError;
 use serde_json::Value as Known;
 
 use super::{
-    Config, Kind,
+    Config,
+    nats::From as IngestFrom,
     problem::{Given, Problem, join},
     values::Span,
 };
@@ -127,17 +125,20 @@ fn of_backend(error: &BrokerError, given: &Given) -> Problem {
 
 fn nats(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
     let nats = &config.broker.nats;
-    let missing = config.broker.kind == Kind::Nats && nats.jetstream.is_none();
-    if missing || nats.jetstream == Some(true) {
-        problems.push(given.problem(
-            "broker.nats.jetstream",
-            "set `jetstream = false`: the default, a JetStream stream of Fanfare's own, is not \
-             built yet, and core NATS alone is",
-        ));
+    let durable = nats.to_durable(StoreConfig::default());
+    let room = nats.to_room("");
+    if let Err(error) = room.validate().and_then(|()| durable.validate()) {
+        problems.push(of_backend(&error, given));
+    }
+    if nats.jetstream {
+        return;
     }
     for (at, rule) in nats.ingest.iter().enumerate() {
-        if let Err(why) = Mapping::parse(Dialect::Subject, &rule.source, &rule.channel) {
-            problems.push(given.problem(&format!("broker.nats.ingest[{at}]"), why.to_string()));
+        if rule.from == IngestFrom::JetStream {
+            problems.push(given.problem(
+                &format!("broker.nats.ingest[{at}].from"),
+                "expected `core`, since broker.nats.jetstream is false",
+            ));
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use fanfare_nats::{Credentials, Ingest, IngestFrom, NatsConfig, Retain as Keep, Tls};
+use fanfare_core::StoreConfig;
+use fanfare_nats::{
+    Credentials, DurableConfig, Ingest, IngestFrom, NatsConfig, Retain as Keep, Tls,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
     broker::Retain,
-    choice::{Unbuilt, choice},
+    choice::choice,
     secret::{Secret, Url},
     values::{Bytes, Span, list},
 };
@@ -19,8 +22,9 @@ choice! {
         /// Core subjects.
         #[default]
         Core = "core",
+        /// A stream of JetStream.
+        JetStream = "jetstream",
     }
-    not_yet { "jetstream" }
 }
 
 /// How to reach NATS, and what to take from it.
@@ -30,12 +34,16 @@ pub(crate) struct Nats {
     #[serde(deserialize_with = "list")]
     pub(crate) url: Vec<Url>,
     pub(crate) prefix: String,
-    /// `None`: the contract's default, a stream of Fanfare's own, which is not built yet.
-    pub(crate) jetstream: Option<bool>,
-    #[serde(skip_serializing)]
-    pub(crate) stream: Option<Unbuilt>,
-    #[serde(skip_serializing)]
-    pub(crate) replicas: Option<Unbuilt>,
+    /// Whether channels that no rule makes are durable, in a stream of Fanfare's own.
+    pub(crate) jetstream: bool,
+    pub(crate) stream: String,
+    pub(crate) replicas: usize,
+    pub(crate) stream_max_bytes: Bytes,
+    pub(crate) compression: bool,
+    pub(crate) key_window: Span,
+    pub(crate) replay_messages: usize,
+    pub(crate) checked_messages: usize,
+    pub(crate) reads: usize,
     /// This node's name in the server's monitoring; by default, `server.node`.
     pub(crate) name: Option<String>,
     pub(crate) user: Option<String>,
@@ -74,8 +82,8 @@ pub(crate) struct NatsTls {
 pub(crate) struct NatsIngest {
     #[serde(default)]
     pub(crate) from: From,
-    #[serde(default, skip_serializing)]
-    pub(crate) stream: Option<Unbuilt>,
+    #[serde(default)]
+    pub(crate) stream: Option<String>,
     pub(crate) source: String,
     #[serde(default = "whole_name")]
     pub(crate) channel: String,
@@ -92,12 +100,19 @@ pub(crate) fn whole_name() -> String {
 impl Default for Nats {
     fn default() -> Self {
         let room = NatsConfig::default();
+        let durable = DurableConfig::default();
         Self {
             url: room.urls.into_iter().map(Url::new).collect(),
             prefix: room.prefix,
-            jetstream: None,
-            stream: None,
-            replicas: None,
+            jetstream: true,
+            stream: durable.stream,
+            replicas: durable.replicas,
+            stream_max_bytes: Bytes(usize::try_from(durable.max_bytes).unwrap_or(usize::MAX)),
+            compression: durable.compression,
+            key_window: Span(durable.key_window),
+            replay_messages: durable.replay_messages,
+            checked_messages: durable.checked_messages,
+            reads: durable.reads,
             name: None,
             user: None,
             password: None,
@@ -129,6 +144,21 @@ impl Nats {
             .iter()
             .filter(|rule| rule.retain == Retain::None);
         rules.map(|rule| (&*rule.source, &*rule.channel))
+    }
+
+    /// The bounds of durable channels, as the backend wants them.
+    pub(crate) fn to_durable(&self, store: StoreConfig) -> DurableConfig {
+        DurableConfig {
+            stream: self.stream.clone(),
+            replicas: self.replicas,
+            max_bytes: self.stream_max_bytes.0 as u64,
+            compression: self.compression,
+            key_window: self.key_window.0,
+            replay_messages: self.replay_messages,
+            checked_messages: self.checked_messages,
+            reads: self.reads,
+            store,
+        }
     }
 
     /// As the backend wants it; `node` names it where nothing else does.
@@ -172,8 +202,9 @@ impl NatsIngest {
         Ingest {
             from: match self.from {
                 From::Core => IngestFrom::Core,
+                From::JetStream => IngestFrom::JetStream,
             },
-            stream: None,
+            stream: self.stream.clone(),
             source: self.source.clone(),
             channel: self.channel.clone(),
             event_header: self.event_header.clone(),

@@ -222,7 +222,6 @@ fn bad_files_are_explained() {
 
 #[test]
 fn what_is_not_built_yet_says_so() {
-    let nats = "[broker.nats]\njetstream = false\n";
     for (toml, key) in [
         (
             "[broker.redis]\nsentinel = { master = \"m\" }".to_owned(),
@@ -240,17 +239,6 @@ fn what_is_not_built_yet_says_so() {
             "[[broker.redis.ingest]]\nsource = \"a\"\ndata = \"d\"".into(),
             "broker.redis.ingest[0].data",
         ),
-        (format!("{nats}stream = \"FANFARE\""), "broker.nats.stream"),
-        (format!("{nats}replicas = 1"), "broker.nats.replicas"),
-        (
-            format!("{nats}[[broker.nats.ingest]]\nsource = \"a\"\nfrom = \"jetstream\""),
-            "broker.nats.ingest[0].from",
-        ),
-        ("[broker]\nkind = \"nats\"".into(), "broker.nats.jetstream"),
-        (
-            "[broker.nats]\njetstream = true".into(),
-            "broker.nats.jetstream",
-        ),
     ] {
         let told = told(&toml, &[]);
         assert!(
@@ -258,8 +246,41 @@ fn what_is_not_built_yet_says_so() {
             "{toml:?} told {told:?}"
         );
     }
-    assert!(told("[broker]\nkind = \"nats\"", &[]).contains("jetstream = false"));
-    assert!(from(nats, &[]).is_ok());
+}
+
+#[test]
+fn what_a_stream_needs_is_checked() {
+    let rule = "[[broker.nats.ingest]]\nsource = \"a\"\nfrom = \"jetstream\"\n";
+    for (toml, key) in [
+        (
+            "[broker.nats]\nstream = \"a.b\"".to_owned(),
+            "broker.nats.stream",
+        ),
+        ("[broker.nats]\nreplicas = 9".into(), "broker.nats.replicas"),
+        (
+            "[broker.nats]\nstream_max_bytes = 0".into(),
+            "broker.nats.stream_max_bytes",
+        ),
+        ("[broker.nats]\nreads = 0".into(), "broker.nats.reads"),
+        (rule.into(), "broker.nats.ingest[0].stream"),
+        (
+            format!("{rule}stream = \"S\"\nretain = \"none\""),
+            "broker.nats.ingest[0].retain",
+        ),
+        (
+            "[[broker.nats.ingest]]\nsource = \"a\"\nstream = \"S\"".into(),
+            "broker.nats.ingest[0].stream",
+        ),
+        (
+            format!("[broker.nats]\njetstream = false\n{rule}stream = \"S\""),
+            "broker.nats.ingest[0].from",
+        ),
+    ] {
+        let told = told(&toml, &[]);
+        assert!(told.contains(key), "{toml:?} told {told:?}");
+    }
+    assert!(from(&format!("{rule}stream = \"S\""), &[]).is_ok());
+    assert!(from("[broker]\nkind = \"nats\"", &[]).is_ok());
 }
 
 #[test]

@@ -47,9 +47,9 @@ async fn what_is_wrong_is_told_with_exit_code_2() {
             &["broker.kind = \"kafka\"", "memory, redis, nats"],
         ),
         (
-            "[broker]\nkind = \"nats\"",
+            "[broker.nats]\nreplicas = 9",
             &[],
-            &["broker.nats.jetstream", "jetstream = false"],
+            &["broker.nats.replicas", "1 to 5"],
         ),
     ] {
         let (_folder, file) = write(toml);
