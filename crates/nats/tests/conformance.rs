@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use fanfare_conformance::{Fixture, conformance};
 use fanfare_core::{Broker, BrokerMetrics};
 use fanfare_nats::{NatsBroker, NatsConfig};
+use fanfare_testkit::NatsRelease;
 use support::{Server, wire::Wire};
 
 /// Two nodes of one server; the first has a wire that can be cut.
@@ -41,7 +42,15 @@ impl Fixture for Nats {
 }
 
 async fn nats() -> Option<Nats> {
-    let server = Server::start("").await?;
+    start(NatsRelease::Installed).await
+}
+
+async fn current_nats() -> Option<Nats> {
+    start(NatsRelease::Current).await
+}
+
+async fn start(release: NatsRelease) -> Option<Nats> {
+    let server = Server::start_release(release, "").await?;
     let wire = Wire::to(server.port).await;
     let node = async |url| {
         let config = NatsConfig {
@@ -61,3 +70,10 @@ async fn nats() -> Option<Nats> {
 }
 
 conformance!(nats);
+
+/// On a current server, beside the one that is installed.
+mod current {
+    use super::*;
+
+    conformance!(current_nats);
+}

@@ -12,7 +12,7 @@ use std::{
 
 use fanfare_core::{Broker, BrokerMetrics, Event, Feed, Gap, Inlet, Live, feed, feed::FeedBounds};
 use fanfare_nats::{Ingest, NatsBroker, NatsConfig};
-use fanfare_testkit::{NatsServer, http, port};
+use fanfare_testkit::{NatsRelease, NatsServer, http, port};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -32,10 +32,16 @@ pub(crate) struct Server {
 impl Server {
     /// `None`, said aloud, where there is no nats-server.
     pub(crate) async fn start(extra: &str) -> Option<Self> {
+        Self::start_release(NatsRelease::Installed, extra).await
+    }
+
+    /// The same, of a release.
+    pub(crate) async fn start_release(release: NatsRelease, extra: &str) -> Option<Self> {
         let config = TempDir::new().unwrap();
         let file = config.path().join("nats.conf");
         std::fs::write(&file, extra).unwrap();
-        let nats = NatsServer::start_with(&["-c", file.to_str().unwrap()]).await?;
+        let options = ["-c", file.to_str().unwrap()];
+        let nats = NatsServer::start_release(release, &options).await?;
         Some(Self {
             port: nats.port(),
             nats,
