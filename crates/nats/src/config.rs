@@ -6,10 +6,14 @@ use async_nats::ServerAddr;
 use fanfare_core::{BrokerError, Channel, Claim, ErrorKind};
 
 use crate::{
+    envelope::{EVENT, Names},
     error::error,
     jetstream::config::stream_name,
     subjects::{Rule, Subjects},
 };
+
+/// The most headers of a rule that become tags.
+const MAX_TAG_HEADERS: usize = 32;
 
 /// How to reach NATS, what to take from it, and the bounds.
 #[derive(Clone)]
@@ -65,6 +69,8 @@ pub struct Ingest {
     pub channel: String,
     /// The message header that names the event type; without it, `Fanfare-Event`.
     pub event_header: Option<String>,
+    /// Message headers that become tags of these names, which filters see.
+    pub tag_headers: Vec<String>,
     /// Who keeps the events.
     pub retain: Retain,
 }
@@ -153,6 +159,7 @@ impl Default for Ingest {
             source: String::new(),
             channel: "{name}".into(),
             event_header: None,
+            tag_headers: Vec::new(),
             retain: Retain::default(),
         }
     }
@@ -276,16 +283,27 @@ impl Ingest {
             }
             _ => {}
         }
-        if let Some(header) = &self.event_header {
+        let header = |field: &str, name: &String| {
             let token = |b: u8| b.is_ascii_graphic() && b != b':';
-            if header.is_empty() || !header.bytes().all(token) {
-                return Err(bad(
-                    &key("event_header"),
-                    "is no header name; visible ASCII without `:` is allowed",
-                ));
+            if name.is_empty() || !name.bytes().all(token) {
+                let why = "is no header name; visible ASCII without `:` is allowed";
+                return Err(bad(&key(field), why));
             }
+            Ok(Box::from(name.as_str()))
+        };
+        if self.tag_headers.len() > MAX_TAG_HEADERS {
+            let why = format!("names more than {MAX_TAG_HEADERS} headers");
+            return Err(bad(&key("tag_headers"), why));
         }
-        Rule::parse(&self.source, &self.channel, self.event_header.as_deref())
+        let event = self.event_header.as_ref();
+        let event = event.map(|name| header("event_header", name)).transpose()?;
+        let tags = self.tag_headers.iter();
+        let tags: Result<_, _> = tags.map(|name| header("tag_headers", name)).collect();
+        let names = Names {
+            tags: tags?,
+            event: event.unwrap_or_else(|| EVENT.into()),
+        };
+        Rule::parse(&self.source, &self.channel, names)
             .map_err(|why| bad(&format!("ingest[{at}]"), why))
     }
 }
@@ -441,6 +459,16 @@ mod tests {
                     }];
                 }),
                 "broker.nats.ingest[0].event_header",
+            ),
+            (
+                Box::new(|c| {
+                    c.ingest = vec![Ingest {
+                        source: "a".into(),
+                        tag_headers: vec!["Tenant".into(), String::new()],
+                        ..Ingest::default()
+                    }];
+                }),
+                "broker.nats.ingest[0].tag_headers",
             ),
         ] {
             let (kind, text) = refused(change);

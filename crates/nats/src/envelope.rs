@@ -14,6 +14,37 @@ pub(crate) const AT: &str = "Fanfare-At";
 /// `name=value`, once per tag: one name, because the client keeps no order between names.
 const TAG: &str = "Fanfare-Tag";
 
+/// Which headers say what, in messages of a subject.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// The header of the event's type.
+    pub(crate) event: Box<str>,
+    /// Headers that are tags of their own names.
+    pub(crate) tags: Vec<Box<str>>,
+}
+
+/// The header of an event's type where no rule names another.
+pub(crate) const EVENT: &str = "Fanfare-Event";
+
+impl Default for Names {
+    /// Where only Fanfare writes.
+    fn default() -> Self {
+        Self {
+            event: EVENT.into(),
+            tags: Vec::new(),
+        }
+    }
+}
+
+impl Names {
+    /// The name of a tag that a header is, as the rule writes it.
+    fn tag(&self, header: &str) -> Option<&str> {
+        let mut tags = self.tags.iter();
+        tags.find(|tag| tag.eq_ignore_ascii_case(header))
+            .map(|tag| &**tag)
+    }
+}
+
 /// What the headers of a message say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Envelope {
@@ -33,7 +64,7 @@ pub(crate) fn encode(publication: &Publication, target: &Target<'_>, now: System
         }
     };
     if let Some(event_type) = &publication.event_type {
-        add(target.event_header, event_type.as_str());
+        add(&target.names.event, event_type.as_str());
     }
     // Where others write, there is no more of ours than is needed.
     if target.own {
@@ -43,7 +74,12 @@ pub(crate) fn encode(publication: &Publication, target: &Target<'_>, now: System
         add(AT, &at.as_millis().to_string());
     }
     for (name, value) in publication.tags.iter() {
-        add(TAG, &format!("{}={}", escape(name), escape(value)));
+        // What others would read under its own name is written there, if a header can hold it.
+        if target.names.tag(name) == Some(name) && value.parse::<HeaderValue>().is_ok() {
+            add(name, value);
+        } else {
+            add(TAG, &format!("{}={}", escape(name), escape(value)));
+        }
     }
     headers
 }
@@ -66,14 +102,14 @@ pub(crate) fn size(headers: &HeaderMap) -> usize {
 /// Reads the headers.
 pub(crate) fn decode(
     headers: Option<&HeaderMap>,
-    event_header: &str,
+    names: &Names,
 ) -> Result<Envelope, Undeliverable> {
     let mut envelope = Envelope::default();
     let mut tags = Vec::new();
     let all = headers.into_iter().flat_map(HeaderMap::iter);
     for (name, value) in all.flat_map(|(name, values)| values.iter().map(move |v| (name, v))) {
         let (name, value): (&str, &str) = (name.as_ref(), value.as_str());
-        if name.eq_ignore_ascii_case(event_header) {
+        if name.eq_ignore_ascii_case(&names.event) {
             if !value.is_empty() {
                 let parsed = EventType::parse(value).map_err(|_| Undeliverable::BadEventType)?;
                 envelope.event_type = Some(parsed);
@@ -85,6 +121,8 @@ pub(crate) fn decode(
         } else if name.eq_ignore_ascii_case(TAG) {
             let (name, value) = value.split_once('=').ok_or(Undeliverable::BadEnvelope)?;
             tags.push((unescape(name), unescape(value)));
+        } else if let Some(tag) = names.tag(name) {
+            tags.push((tag.to_owned(), value.to_owned()));
         }
     }
     envelope.tags = tags.into_iter().collect();
@@ -126,13 +164,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::subjects::EVENT;
 
-    fn target(own: bool) -> Target<'static> {
+    fn target(own: bool, names: &Names) -> Target<'_> {
         Target {
             subject: "s".into(),
             own,
-            event_header: EVENT,
+            names,
+        }
+    }
+
+    fn tagged(tags: &[&str]) -> Names {
+        Names {
+            tags: tags.iter().map(|tag| (*tag).into()).collect(),
+            ..Names::default()
         }
     }
 
@@ -151,13 +195,14 @@ mod tests {
                 ..Publication::default()
             };
             let now = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
-            let headers = encode(&publication, &target(own), now);
+            let names = tagged(&["a", "Tenant"]);
+            let headers = encode(&publication, &target(own, &names), now);
             let expected = Envelope {
                 event_type,
                 tags: publication.tags,
                 published_at: own.then_some(now),
             };
-            prop_assert_eq!(decode(Some(&headers), EVENT), Ok(expected));
+            prop_assert_eq!(decode(Some(&headers), &names), Ok(expected));
         }
 
         #[test]
@@ -165,7 +210,7 @@ mod tests {
             let name = [EVENT, AT, TAG][name];
             let mut headers = HeaderMap::new();
             headers.append(name, value.as_str());
-            let _ = decode(Some(&headers), EVENT);
+            let _ = decode(Some(&headers), &Names::default());
         }
     }
 
@@ -173,11 +218,11 @@ mod tests {
     fn nothing_to_say_is_no_header() {
         let headers = encode(
             &Publication::new("x"),
-            &target(false),
+            &target(false, &Names::default()),
             SystemTime::UNIX_EPOCH,
         );
         assert!(headers.is_empty() && size(&headers) == 0);
-        assert_eq!(decode(None, EVENT), Ok(Envelope::default()));
+        assert_eq!(decode(None, &Names::default()), Ok(Envelope::default()));
     }
 
     #[test]
@@ -189,11 +234,31 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_others_are_tags() {
+        let names = tagged(&["Tenant"]);
+        let mut headers = HeaderMap::new();
+        headers.append("tenant", "acme");
+        headers.append("Other", "x");
+        let read = decode(Some(&headers), &names).unwrap();
+        assert_eq!(read.tags, [("Tenant", "acme")].into_iter().collect());
+        let publication = Publication {
+            tags: read.tags,
+            ..Publication::default()
+        };
+        let headers = encode(&publication, &target(false, &names), SystemTime::UNIX_EPOCH);
+        assert_eq!(
+            headers.get("Tenant").map(|value| value.as_str()),
+            Some("acme")
+        );
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
     fn bad_headers_are_told_apart() {
         let bad = |name: &str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.append(name, value);
-            decode(Some(&headers), EVENT).err()
+            decode(Some(&headers), &Names::default()).err()
         };
         assert_eq!(bad("Fanfare-At", "x"), Some(Undeliverable::BadEnvelope));
         assert_eq!(bad("fanfare-tag", "x"), Some(Undeliverable::BadEnvelope));

@@ -16,7 +16,7 @@ use fanfare_core::{
 use parking_lot::Mutex;
 
 use crate::{
-    envelope::{self, Envelope},
+    envelope::{self, Envelope, Names},
     subjects::Subjects,
 };
 
@@ -96,13 +96,13 @@ impl Intake {
     /// Takes a message.
     pub(crate) fn message(&self, message: Message) {
         self.metrics.events.inc();
-        let Some((channel, event_header)) = self.channel(&message.subject) else {
+        let Some((channel, names)) = self.channel(&message.subject) else {
             return;
         };
         if message.payload.len() > self.max_data_bytes {
             return self.undeliverable(Undeliverable::TooLarge, &channel);
         }
-        let read = envelope::decode(message.headers.as_ref(), event_header);
+        let read = envelope::decode(message.headers.as_ref(), names);
         let (envelope, data) = match (read, Data::parse(message.payload)) {
             (Ok(envelope), Ok(data)) => (envelope, data),
             (Err(reason), _) => return self.undeliverable(reason, &channel),
@@ -131,12 +131,12 @@ impl Intake {
         self.interest.offer(&Arc::new(event));
     }
 
-    /// The channel of a subject, and the header of its events' type.
-    fn channel(&self, subject: &str) -> Option<(Channel, &str)> {
+    /// The channel of a subject, and which headers say what there.
+    fn channel(&self, subject: &str) -> Option<(Channel, &Names)> {
         // A subscription may select more than its rule does.
         let reading = self.subjects.read(subject)?;
         match reading.channel {
-            Ok(channel) => Some((channel, reading.event_header)),
+            Ok(channel) => Some((channel, reading.names)),
             Err(_) => {
                 self.nameless();
                 None

@@ -5,8 +5,7 @@ use fanfare_core::{
     mapping::{Dialect, InvalidMapping, Mapping, Source},
 };
 
-/// The header of an event's type where no rule names another.
-pub(crate) const EVENT: &str = "Fanfare-Event";
+use crate::envelope::Names;
 
 /// Subjects and channels: our own under the prefix, others' by rules.
 #[derive(Debug)]
@@ -14,6 +13,7 @@ pub(crate) struct Subjects {
     prefix: String,
     /// What our own begin with; `None` where there are none.
     own: Option<String>,
+    own_names: Names,
     rules: Vec<Rule>,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Subjects {
 #[derive(Debug)]
 pub(crate) struct Rule {
     mapping: Mapping,
-    event_header: Box<str>,
+    names: Names,
 }
 
 /// Where a publication goes.
@@ -31,8 +31,8 @@ pub(crate) struct Target<'a> {
     pub(crate) subject: String,
     /// Whether only Fanfare writes there.
     pub(crate) own: bool,
-    /// The header of the event's type.
-    pub(crate) event_header: &'a str,
+    /// Which headers say what.
+    pub(crate) names: &'a Names,
 }
 
 /// What a subject says.
@@ -40,19 +40,15 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Reading<'a> {
     /// The channel, where the name gives one.
     pub(crate) channel: Result<Channel, InvalidChannel>,
-    /// The header of the event's type.
-    pub(crate) event_header: &'a str,
+    /// Which headers say what.
+    pub(crate) names: &'a Names,
 }
 
 impl Rule {
-    pub(crate) fn parse(
-        source: &str,
-        channel: &str,
-        event_header: Option<&str>,
-    ) -> Result<Self, InvalidMapping> {
+    pub(crate) fn parse(source: &str, channel: &str, names: Names) -> Result<Self, InvalidMapping> {
         Ok(Self {
             mapping: Mapping::parse(Dialect::Subject, source, channel)?,
-            event_header: event_header.unwrap_or(EVENT).into(),
+            names,
         })
     }
 }
@@ -62,6 +58,7 @@ impl Subjects {
         Self {
             prefix: prefix.into(),
             own: Some(format!("{prefix}.live.")),
+            own_names: Names::default(),
             rules,
         }
     }
@@ -71,6 +68,7 @@ impl Subjects {
         Self {
             prefix: prefix.into(),
             own: Some(format!("{prefix}.log.")),
+            own_names: Names::default(),
             rules: Vec::new(),
         }
     }
@@ -80,6 +78,7 @@ impl Subjects {
         Self {
             prefix: String::new(),
             own: None,
+            own_names: Names::default(),
             rules,
         }
     }
@@ -125,7 +124,7 @@ impl Subjects {
                 return Some(Target {
                     subject,
                     own: false,
-                    event_header: &rule.event_header,
+                    names: &rule.names,
                 });
             }
         }
@@ -133,7 +132,7 @@ impl Subjects {
         Some(Target {
             subject: format!("{own}{channel}"),
             own: true,
-            event_header: EVENT,
+            names: &self.own_names,
         })
     }
 
@@ -143,13 +142,13 @@ impl Subjects {
         if let Some(name) = own.and_then(|own| subject.strip_prefix(own)) {
             return Some(Reading {
                 channel: Channel::parse(name),
-                event_header: EVENT,
+                names: &self.own_names,
             });
         }
         self.rules.iter().find_map(|rule| {
             Some(Reading {
                 channel: rule.mapping.channel(subject)?,
-                event_header: &rule.event_header,
+                names: &rule.names,
             })
         })
     }
@@ -158,9 +157,16 @@ impl Subjects {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::EVENT;
 
     fn subjects() -> Subjects {
-        let rule = |source, channel, header| Rule::parse(source, channel, header).unwrap();
+        let rule = |source, channel, event: Option<&str>| {
+            let names = Names {
+                event: event.unwrap_or(EVENT).into(),
+                ..Names::default()
+            };
+            Rule::parse(source, channel, names).unwrap()
+        };
         Subjects::new(
             "fanfare",
             vec![
@@ -191,15 +197,11 @@ mod tests {
             ),
         ] {
             let target = subjects.publish(&channel(name)).unwrap();
-            let expected = Target {
-                subject: subject.into(),
-                own,
-                event_header: header,
-            };
-            assert_eq!(target, expected);
+            assert_eq!((&*target.subject, target.own), (subject, own));
+            assert_eq!(&*target.names.event, header);
             let reading = subjects.read(subject).unwrap();
             assert_eq!(reading.channel, Ok(channel(name)));
-            assert_eq!(reading.event_header, header);
+            assert_eq!(&*reading.names.event, header);
             let followed = subjects.follow(&channel(name).into());
             assert!(followed.contains(&target.subject), "{followed:?}");
         }

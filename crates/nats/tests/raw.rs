@@ -72,6 +72,7 @@ async fn a_plain_publisher_reaches_every_node_and_a_plain_subscriber_hears_us() 
             source: "shop.*.orders".into(),
             channel: "orders.{1}".into(),
             event_header: Some("Event-Type".into()),
+            tag_headers: vec!["Tenant".into()],
             ..Ingest::default()
         }]
     };
@@ -96,7 +97,7 @@ async fn a_plain_publisher_reaches_every_node_and_a_plain_subscriber_hears_us() 
     for payload in payloads {
         plain.publish(b"shop.eu.orders", payload.as_bytes()).await;
     }
-    let headers = "NATS/1.0\r\nEvent-Type: paid\r\nX: y\r\n\r\n";
+    let headers = "NATS/1.0\r\nEvent-Type: paid\r\nX: y\r\ntenant: acme\r\n\r\n";
     let typed = format!(
         "HPUB shop.eu.orders {} {}\r\n{headers}hi\r\n",
         headers.len(),
@@ -113,6 +114,7 @@ async fn a_plain_publisher_reaches_every_node_and_a_plain_subscriber_hears_us() 
         let event = node.event().await;
         assert_eq!(event.event_type, Some(EventType::parse("paid").unwrap()));
         assert_eq!(event.data.as_str(), "hi");
+        assert_eq!(event.tags, [("Tenant", "acme")].into_iter().collect());
     }
 
     plain.send(b"SUB shop.> 9\r\n").await;

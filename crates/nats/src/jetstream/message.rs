@@ -6,7 +6,10 @@ use async_nats::Message;
 use fanfare_core::{Channel, Data, Event, InvalidChannel, Position, Undeliverable};
 
 use super::place::{self, Place};
-use crate::{envelope, subjects::Subjects};
+use crate::{
+    envelope::{self, Envelope},
+    subjects::Subjects,
+};
 
 /// Where a delivered message stands, as the subject that it would be confirmed on says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,9 +107,10 @@ impl Entry {
         if message.payload.len() > max_data_bytes {
             return Err(Undeliverable::TooLarge);
         }
-        let reading = subjects.read(&message.subject);
-        let header = reading.map_or("", |reading| reading.event_header);
-        let envelope = envelope::decode(message.headers.as_ref(), header)?;
+        let envelope = match subjects.read(&message.subject) {
+            Some(reading) => envelope::decode(message.headers.as_ref(), reading.names)?,
+            None => Envelope::default(),
+        };
         let data = Data::parse(message.payload).map_err(|_| Undeliverable::NotUtf8)?;
         let stored = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.stored);
         Ok(Event {

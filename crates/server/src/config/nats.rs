@@ -91,6 +91,8 @@ pub(crate) struct NatsIngest {
     pub(crate) retain: Retain,
     #[serde(default)]
     pub(crate) event_header: Option<String>,
+    #[serde(default)]
+    pub(crate) tag_headers: Vec<String>,
 }
 
 pub(crate) fn whole_name() -> String {
@@ -208,6 +210,7 @@ impl NatsIngest {
             source: self.source.clone(),
             channel: self.channel.clone(),
             event_header: self.event_header.clone(),
+            tag_headers: self.tag_headers.clone(),
             retain: match self.retain {
                 Retain::None => Keep::None,
                 Retain::Node => Keep::Node,
