@@ -164,6 +164,38 @@ impl Mapping {
         }
     }
 
+    /// The raw name of `channel` where each channel has to have one: [`raw_name`](Self::raw_name), or,
+    /// where several raw names give the channel, the one that reads back most plainly. Its captures
+    /// have no `.`; for `{name}` each dot was a `:`. `None` where that is none, or still several.
+    pub fn usual_name(&self, channel: &Channel) -> Option<String> {
+        if let Some(name) = self.raw_name(channel) {
+            return Some(name);
+        }
+        let plain = |slot, text: &str| match slot {
+            Slot::Capture(_) => self.selector.may_be(slot, text) && !text.contains('.'),
+            Slot::Name => self.selector.may_be(slot, text),
+        };
+        let readings = self.template.readings(channel.as_str(), plain)?;
+        let mut found: Vec<String> = Vec::new();
+        for reading in readings {
+            let raw = match reading.name {
+                Some(name) => self.selector.usual(name),
+                None => {
+                    let fills: Vec<_> = reading.captures.iter().copied().map(Fill::of).collect();
+                    match self.selector.fill(&fills) {
+                        Source::Name(raw) => Some(raw),
+                        Source::Wild(_) => None,
+                    }
+                }
+            };
+            let gives = |raw: &String| self.channel(raw).is_some_and(|c| c.as_ref() == Ok(channel));
+            found.extend(raw.filter(gives));
+        }
+        found.dedup();
+        let one = found.pop();
+        one.filter(|_| found.is_empty())
+    }
+
     /// Everything that the rule selects.
     pub fn source(&self) -> Source {
         self.selector.fill(&self.free())

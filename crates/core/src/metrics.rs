@@ -1,8 +1,11 @@
 //! The metrics that every backend keeps, so that one dashboard fits all of them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -11,7 +14,7 @@ use prometheus::{
     Registry,
 };
 
-use crate::GapCause;
+use crate::{BrokerError, GapCause, Published};
 
 /// A backend's metrics, with the label `backend` resolved.
 ///
@@ -101,6 +104,8 @@ pub enum Undeliverable {
     BadEnvelope,
     /// Its event type breaks a rule.
     BadEventType,
+    /// It lacks the field that holds the data.
+    MissingField,
 }
 
 /// Why retention took an event away.
@@ -120,12 +125,13 @@ pub enum Evicted {
 
 impl Undeliverable {
     /// Every reason.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::NotUtf8,
         Self::TooLarge,
         Self::BadChannel,
         Self::BadEnvelope,
         Self::BadEventType,
+        Self::MissingField,
     ];
 
     /// The reason's name in metrics.
@@ -136,6 +142,7 @@ impl Undeliverable {
             Self::BadChannel => "bad_channel",
             Self::BadEnvelope => "bad_envelope",
             Self::BadEventType => "bad_event_type",
+            Self::MissingField => "missing_field",
         }
     }
 }
@@ -324,6 +331,21 @@ impl BrokerMetrics {
         change(&mut links);
         let whole = links.all > 0 && links.up == links.all;
         self.up.set(i64::from(whole));
+    }
+
+    /// Counts a publication by what it was answered.
+    pub fn publish_ended(&self, answer: &Result<Published, BrokerError>, took: Duration) {
+        match answer {
+            Ok(published) => {
+                self.publish_seconds.observe(took.as_secs_f64());
+                if published.duplicate {
+                    self.duplicates.inc();
+                } else {
+                    self.published.inc();
+                }
+            }
+            Err(_) => self.publish_errors.inc(),
+        }
     }
 
     /// Counts a gap that the backend announced.

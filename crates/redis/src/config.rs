@@ -11,6 +11,7 @@ use socket2::TcpKeepalive;
 use crate::{
     error::error,
     raw::routes::{Routes, Side},
+    stream::{entry::Fields, rules::StreamRules},
 };
 
 /// The longest prefix, in bytes.
@@ -67,6 +68,9 @@ pub struct RedisConfig {
     /// About how many bytes the recorder and the standby hold each of what was heard and is not
     /// known to be recorded. Over it the oldest is dropped, which can become a gap.
     pub recorder_buffer: usize,
+    /// How long after one search for the streams of wildcards the next one begins. A stream that comes
+    /// into being is delivered from its first entry on, at most so much later.
+    pub stream_search_interval: Duration,
     /// The largest data of an event, in bytes. A larger publication is refused; a larger message
     /// of others becomes a gap.
     pub max_data_bytes: usize,
@@ -81,8 +85,17 @@ pub struct Ingest {
     pub source: String,
     /// The channel: `{1}` the first capture, `{name}` the whole name with `:` and `/` as `.`.
     pub channel: String,
-    /// Who keeps the events.
+    /// Who keeps the events of pub/sub. Streams keep theirs.
     pub retain: Retain,
+    /// Of streams: the entry's field with the data. Without it, the data is a JSON object of all
+    /// fields, and nothing can be published on the rule's channels.
+    pub data: Option<String>,
+    /// Of streams: the entry's field with the event type.
+    pub event: Option<String>,
+    /// Of streams: fields of the entry that become tags of their names, for filters.
+    pub tags: Vec<String>,
+    /// Of streams: the most of them that a node follows at once, by name or found for wildcards.
+    pub max_streams: usize,
 }
 
 /// Where a rule takes messages from.
@@ -91,7 +104,7 @@ pub enum IngestFrom {
     /// Pub/sub channels.
     #[default]
     PubSub,
-    /// Streams. Not in this release.
+    /// Streams.
     Stream,
 }
 
@@ -129,6 +142,7 @@ impl Default for RedisConfig {
             key_window: Duration::from_secs(120),
             recorder_lease: Duration::from_secs(3),
             recorder_buffer: 64 << 20,
+            stream_search_interval: Duration::from_secs(2),
             max_data_bytes: 1 << 20,
         }
     }
@@ -142,19 +156,16 @@ impl Default for Ingest {
             source: String::new(),
             channel: "{name}".into(),
             retain: Retain::Node,
+            data: None,
+            event: None,
+            tags: Vec::new(),
+            max_streams: 1000,
         }
     }
 }
 
 fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
     error(ErrorKind::Rejected, format!("broker.redis.{setting} {why}"))
-}
-
-fn not_yet(setting: &str, value: &str, allowed: &str) -> BrokerError {
-    error(
-        ErrorKind::Unsupported,
-        format!("broker.redis.{setting} = {value:?} is not in this release; {allowed} is allowed"),
-    )
 }
 
 impl RedisConfig {
@@ -170,6 +181,7 @@ impl RedisConfig {
     pub fn validate(&self) -> Result<(), BrokerError> {
         self.client()?;
         self.routes(Side::Node)?;
+        self.stream_rules()?;
         Ok(())
     }
 
@@ -196,6 +208,29 @@ impl RedisConfig {
         let has_side = routes.has_side();
         let claim: Claim = Arc::new(move |pattern| routes.claims(pattern));
         Ok(has_side.then_some(claim))
+    }
+
+    /// Which channels are [`RedisStreams`](crate::RedisStreams)': those that an ingest rule for streams
+    /// makes. `None` where there is no such rule.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn claim_streams(&self) -> Result<Option<Claim>, BrokerError> {
+        let rules = self.stream_rules()?;
+        let has_rules = !rules.rules().is_empty();
+        let claim: Claim = Arc::new(move |pattern| rules.claims(pattern));
+        Ok(has_rules.then_some(claim))
+    }
+
+    /// The streams of others.
+    pub(crate) fn stream_rules(&self) -> Result<StreamRules, BrokerError> {
+        let mut rules = Vec::new();
+        for (at, rule) in self.ingest.iter().enumerate() {
+            if rule.from == IngestFrom::Stream {
+                rules.push(rule.parse_stream(at)?);
+            }
+        }
+        Ok(StreamRules::new(&self.prefix, rules))
     }
 
     /// The server.
@@ -239,6 +274,7 @@ impl RedisConfig {
             ("probe_timeout", self.probe_timeout),
             ("reconnect_delay", self.reconnect_delay),
             ("key_window", self.key_window),
+            ("stream_search_interval", self.stream_search_interval),
         ];
         if let Some((setting, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(bad(setting, "is zero; it must be positive"));
@@ -261,11 +297,9 @@ impl RedisConfig {
             let why = format!("is {}; 1 to {MAX_PARTITIONS} are allowed", self.partitions);
             return Err(bad("partitions", why));
         }
-        let rules = self
-            .ingest
-            .iter()
-            .enumerate()
-            .map(|(at, rule)| rule.parse(at));
+        let rules = self.ingest.iter().enumerate();
+        let rules = rules.filter(|(_, rule)| rule.from == IngestFrom::PubSub);
+        let rules = rules.map(|(at, rule)| rule.parse(at));
         let rules = rules.collect::<Result<_, _>>()?;
         Ok(Routes::new(&self.prefix, rules, side))
     }
@@ -274,8 +308,14 @@ impl RedisConfig {
 impl Ingest {
     fn parse(&self, at: usize) -> Result<(Mapping, Side), BrokerError> {
         let key = |field: &str| format!("ingest[{at}].{field}");
-        if self.from == IngestFrom::Stream {
-            return Err(not_yet(&key("from"), "stream", "`pubsub`"));
+        let of_streams = [
+            ("data", self.data.is_some()),
+            ("event", self.event.is_some()),
+            ("tags", !self.tags.is_empty()),
+        ];
+        if let Some((field, _)) = of_streams.iter().find(|(_, is_set)| *is_set) {
+            let why = "is of streams; messages of pub/sub have no fields";
+            return Err(bad(&key(field), why));
         }
         let side = match self.retain {
             Retain::None | Retain::Node => Side::Node,
@@ -284,6 +324,44 @@ impl Ingest {
         let mapping = Mapping::parse(Dialect::Glob, &self.source, &self.channel)
             .map_err(|why| bad(&format!("ingest[{at}]:"), why))?;
         Ok((mapping, side))
+    }
+}
+
+impl Ingest {
+    fn parse_stream(&self, at: usize) -> Result<(Mapping, Fields, usize), BrokerError> {
+        let key = |field: &str| format!("ingest[{at}].{field}");
+        if self.retain != Retain::default() {
+            return Err(bad(
+                &key("retain"),
+                "is of pub/sub; a stream keeps its events itself",
+            ));
+        }
+        let fields = Fields {
+            data: self.data.clone(),
+            event: self.event.clone(),
+            tags: self.tags.clone(),
+        };
+        let names = [("data", &self.data), ("event", &self.event)];
+        if let Some((field, _)) = names.iter().find(|(_, name)| name.as_deref() == Some("")) {
+            return Err(bad(&key(field), "is empty; the name of a field is needed"));
+        }
+        let mut used: Vec<&String> = self
+            .data
+            .iter()
+            .chain(&self.event)
+            .chain(&self.tags)
+            .collect();
+        used.sort_unstable();
+        if let Some(twice) = used.windows(2).find(|pair| pair[0] == pair[1]) {
+            let why = format!("names the field {:?} for two things", twice[0]);
+            return Err(bad(&format!("ingest[{at}]"), why));
+        }
+        if self.max_streams == 0 {
+            return Err(bad(&key("max_streams"), "is zero; it must be positive"));
+        }
+        let mapping = Mapping::parse(Dialect::Glob, &self.source, &self.channel)
+            .map_err(|why| bad(&format!("ingest[{at}]:"), why))?;
+        Ok((mapping, fields, self.max_streams))
     }
 }
 
@@ -356,13 +434,6 @@ mod tests {
     }
 
     #[test]
-    fn what_the_next_release_builds_is_named() {
-        let (kind, text) = refused(ingest(|rule| rule.from = IngestFrom::Stream));
-        assert_eq!(kind, ErrorKind::Unsupported);
-        assert!(text.contains("broker.redis.ingest[1].from"), "{text}");
-    }
-
-    #[test]
     fn a_rule_says_whose_its_channels_are() {
         let mut config = RedisConfig::default();
         assert!(config.claim().unwrap().is_none() && config.shared_claim().unwrap().is_none());
@@ -426,7 +497,36 @@ mod tests {
                 "broker.redis.ingest[1]",
             ),
         ];
-        for (change, names) in cases {
+        type OfRule = fn(&mut Ingest);
+        let of_streams: [(OfRule, &str); 7] = [
+            (|rule| rule.data = Some("x".into()), "ingest[1].data"),
+            (|rule| rule.tags = vec!["x".into()], "ingest[1].tags"),
+            (
+                |rule| (rule.from, rule.event) = (IngestFrom::Stream, Some(String::new())),
+                "ingest[1].event",
+            ),
+            (
+                |rule| (rule.from, rule.retain) = (IngestFrom::Stream, Retain::None),
+                "ingest[1].retain",
+            ),
+            (
+                |rule| (rule.from, rule.max_streams) = (IngestFrom::Stream, 0),
+                "ingest[1].max_streams",
+            ),
+            (
+                |rule| (rule.from, rule.tags) = (IngestFrom::Stream, vec!["x".into(), "x".into()]),
+                "ingest[1]",
+            ),
+            (
+                |rule| (rule.from, rule.channel) = (IngestFrom::Stream, "{2}".into()),
+                "ingest[1]",
+            ),
+        ];
+        let of_streams = of_streams.into_iter().map(|(change, names)| {
+            let change: Change = Box::new(ingest(change));
+            (change, names)
+        });
+        for (change, names) in cases.into_iter().chain(of_streams) {
             let (kind, text) = refused(change);
             assert_eq!(kind, ErrorKind::Rejected, "{text}");
             assert!(text.contains(names), "{text}");

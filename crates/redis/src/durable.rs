@@ -139,7 +139,7 @@ impl RedisDurable {
             complaints: Complaints::default(),
         });
         let what = "connecting";
-        supported(&reads).await?;
+        supported(&reads, OLDEST).await?;
         let links = Links::connect(client, &config, &metrics, arrivals.clone()).await?;
         let holes = names.holes().iter().cloned().map(Source::Name);
         let holes = links.follow(holes.collect()).await;
@@ -178,15 +178,16 @@ impl RedisDurable {
     }
 }
 
-async fn supported(reads: &Commands) -> Result<(), BrokerError> {
+/// Refuses a server that is too old for what a broker needs.
+pub(crate) async fn supported(reads: &Commands, oldest: (u32, u32)) -> Result<(), BrokerError> {
     let answer = reads
         .run(|_, server| async move { Ok(server.version) })
         .await;
     let version = answer.map_err(|failure| failure.into_error("connecting"))?;
     let mut parts = version.split('.').map_while(|part| part.parse().ok());
     match (parts.next(), parts.next()) {
-        (Some(major), Some(minor)) if (major, minor) < OLDEST => {
-            let (major, minor) = OLDEST;
+        (Some(major), Some(minor)) if (major, minor) < oldest => {
+            let (major, minor) = oldest;
             let message = format!("Redis {version} is too old; {major}.{minor} or newer is needed");
             Err(error(ErrorKind::Unsupported, message))
         }

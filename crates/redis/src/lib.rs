@@ -1,5 +1,5 @@
-//! The Redis brokers: durable channels of our own, raw channels of what others publish, and raw
-//! channels that are recorded for all nodes.
+//! The Redis brokers: durable channels of our own, raw channels of what others publish, raw channels
+//! that are recorded for all nodes, and the streams that others add to.
 //!
 //! Needs RESP3: Redis 6 or newer, or Valkey; for durable channels Redis 6.2.
 //!
@@ -41,6 +41,19 @@
 //! **Loss.** A standby hears what the recorder hears, and goes on at the very message where the
 //! recorder stops. Where both were cut off, the log has a hole, which is a gap for everyone.
 //!
+//! # [`RedisStreams`]
+//! The streams that others `XADD` to, with their keys, fields and ids. Needs Redis 7.
+//!
+//! **Order.** Each stream is a log of its own; the offset is the entry's id.
+//!
+//! **Loss.** The stream is the truth: a link that is lost is made anew and goes on from the last id.
+//! Whatever is read, one script first holds the stream against what was seen of it: what trimming and
+//! `XDEL` took after a place is a gap, unless the stream's counts show that it was nothing. A stream
+//! that was deleted, set back, or lost its tail is another life, under another epoch.
+//!
+//! **New streams.** Wildcards are searched for from time to time; who follows a wildcard gets a stream
+//! that is found later from its first entry on.
+//!
 //! Backend of [`fanfare_core::Broker`]; knows no client, no other backend, no SSE byte.
 
 mod command;
@@ -58,9 +71,11 @@ mod raw;
 mod reader;
 mod recorded;
 mod recorder;
+mod stream;
 
 pub use config::{Ingest, IngestFrom, RedisConfig, Retain};
 pub use durable::RedisDurable;
 pub use raw::RedisBroker;
 pub use recorded::RedisRecorded;
 pub use recorder::RecorderMetrics;
+pub use stream::{RedisStreams, StreamMetrics};

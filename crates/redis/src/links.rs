@@ -143,18 +143,7 @@ impl Links {
     ) -> Result<Published, BrokerError> {
         let start = Instant::now();
         let answer = announce.await;
-        let took = start.elapsed().as_secs_f64();
-        match &answer {
-            Ok(published) => {
-                self.metrics.publish_seconds.observe(took);
-                if published.duplicate {
-                    self.metrics.duplicates.inc();
-                } else {
-                    self.metrics.published.inc();
-                }
-            }
-            Err(_) => self.metrics.publish_errors.inc(),
-        }
+        self.metrics.publish_ended(&answer, start.elapsed());
         answer
     }
 

@@ -8,7 +8,10 @@ use fanfare_core::{
 };
 use fanfare_memory::MemoryBroker;
 use fanfare_nats::{IngestFrom, NatsBroker, NatsDurable};
-use fanfare_redis::{RecorderMetrics, RedisBroker, RedisConfig, RedisDurable, RedisRecorded};
+use fanfare_redis::{
+    RecorderMetrics, RedisBroker, RedisConfig, RedisDurable, RedisRecorded, RedisStreams,
+    StreamMetrics,
+};
 use prometheus::Registry;
 use tokio::time::{Instant, sleep};
 
@@ -30,13 +33,15 @@ pub(crate) async fn connect(
 ) -> Result<Arc<dyn Broker>, Failure> {
     let kind = config.broker.kind;
     let metrics = BrokerMetrics::register(registry, kind.as_str()).map_err(Failure::failed)?;
+    // On every backend: a dashboard asks for what is there.
     let recorder = RecorderMetrics::register(registry).map_err(Failure::failed)?;
+    let of_streams = StreamMetrics::register(registry).map_err(Failure::failed)?;
     match kind {
         Kind::Memory => {
             let config = config.broker.memory.to_room(config.retention());
             Ok(Arc::new(MemoryBroker::new(config, metrics)))
         }
-        Kind::Redis => redis(config, metrics, recorder).await,
+        Kind::Redis => redis(config, metrics, recorder, of_streams).await,
         Kind::Nats => nats(config, metrics).await,
     }
 }
@@ -67,11 +72,13 @@ async fn nats(config: &Config, metrics: BrokerMetrics) -> Result<Arc<dyn Broker>
 }
 
 /// Channels that ingest rules make come from pub/sub, which keeps nothing: they are recorded for all
-/// nodes, or retained by this one. All others are durable.
+/// nodes, or retained by this one; or from streams of others, which keep themselves. All others are
+/// durable.
 async fn redis(
     config: &Config,
     metrics: BrokerMetrics,
     recorder: RecorderMetrics,
+    of_streams: StreamMetrics,
 ) -> Result<Arc<dyn Broker>, Failure> {
     let settings = RedisConfig {
         retention: config.retention(),
@@ -89,7 +96,12 @@ async fn redis(
     if let Some(claim) = settings.claim().map_err(Failure::failed)? {
         let connect = || RedisBroker::connect(settings.clone(), metrics.clone());
         let raw = Arc::new(patiently(config, connect).await?);
-        claimed.push((claim, retained(config, raw, metrics)));
+        claimed.push((claim, retained(config, raw, metrics.clone())));
+    }
+    if let Some(claim) = settings.claim_streams().map_err(Failure::failed)? {
+        let connect =
+            || RedisStreams::connect(settings.clone(), metrics.clone(), of_streams.clone());
+        claimed.push((claim, Arc::new(patiently(config, connect).await?)));
     }
     if claimed.is_empty() {
         return Ok(durable);

@@ -144,6 +144,57 @@ async fn an_unmodified_publisher_on_redis() {
     orders_arrive("existing-redis", &python, "REDIS", &redis.url(), "message").await;
 }
 
+/// Streams have no order among each other, and are found some time after they came into being.
+#[tokio::test]
+async fn an_unmodified_publisher_of_redis_streams() {
+    let Some(redis) = RedisServer::start().await else {
+        return;
+    };
+    let name = "existing-redis-streams";
+    let Some(python) = python(name, "redis").await else {
+        return;
+    };
+    let config = std::fs::read_to_string(example(name).join("fanfare.toml")).unwrap();
+    let server = Fanfare::builder(&config)
+        .binary(BINARY)
+        .env("FANFARE_BROKER__REDIS__URL", redis.url())
+        .start()
+        .await;
+    let path = "/events?channel=orders.*&envelope=1&hello=0";
+    let mut client = SseClient::connect(server.address(), path, &[])
+        .await
+        .unwrap();
+    let published = Command::new(python)
+        .arg(example(name).join("publisher.py"))
+        .arg("4")
+        .env("REDIS_URL", redis.url())
+        .env("PAUSE", "0")
+        .kill_on_drop(true)
+        .output();
+    let published = tokio::time::timeout(SOON, published).await;
+    let published = published.unwrap().unwrap();
+    let errors = String::from_utf8_lossy(&published.stderr);
+    assert!(published.status.success(), "{errors}");
+    let mut came: Vec<(String, Value)> = Vec::new();
+    let url = format!("{}/publish/orders.eu?event=paid", server.base_url());
+    let reply = http::request("POST", &url, &[], b"99").await.unwrap();
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    for _ in 0..5 {
+        let event = client.next_event(SOON).await.unwrap().unwrap();
+        assert_eq!(event.event_type, "paid");
+        let envelope: Value = serde_json::from_str(&event.data).unwrap();
+        let data = serde_json::from_str(envelope["data"].as_str().unwrap()).unwrap();
+        came.push((envelope["channel"].as_str().unwrap().to_owned(), data));
+    }
+    let of = |channel: &str| {
+        let own = came.iter().filter(|(name, _)| name == channel);
+        own.map(|(_, data)| data.clone()).collect::<Vec<_>>()
+    };
+    let order = |number| json!({"order": number, "note": "first line\nsecond line"});
+    assert_eq!(of("orders.us"), [order(1), order(3)]);
+    assert_eq!(of("orders.eu"), [order(2), order(4), json!(99)]);
+}
+
 #[tokio::test]
 async fn an_unmodified_publisher_on_nats() {
     let Some(nats) = NatsServer::start().await else {

@@ -185,6 +185,19 @@ impl Selector {
         })
     }
 
+    /// The raw name that `{name}` gives this text for, of which every dot was a `:` where the source
+    /// leaves it open.
+    pub(super) fn usual(&self, name: &str) -> Option<String> {
+        match self.named(name)? {
+            Source::Name(raw) => Some(raw),
+            Source::Wild(_) => {
+                let (head, tail) = (self.head(), self.tail());
+                let middle = name.get(head.len()..name.len().checked_sub(tail.len())?)?;
+                Some([head, &middle.replace('.', ":"), tail].concat())
+            }
+        }
+    }
+
     /// What selects the raw names that `{name}` gives a text for which begins so.
     pub(super) fn named_from(&self, start: &str) -> Option<Source> {
         if start.contains([':', '/']) {

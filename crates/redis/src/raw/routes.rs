@@ -136,6 +136,22 @@ impl Routes {
         }
     }
 
+    /// The one raw name that stands for a channel, and the rule, where every channel has to have one:
+    /// see [`Mapping::usual_name`].
+    pub(crate) fn usual(&self, channel: &Channel) -> Option<(usize, String)> {
+        self.rules.iter().enumerate().find_map(|(at, rule)| {
+            let raw = rule.mapping.usual_name(channel)?;
+            let is_it = self.arrival(raw.as_bytes()) == Arrival::Raw(Ok(channel.clone()));
+            is_it.then_some((at, raw))
+        })
+    }
+
+    /// Whether one rule makes some channel of `pattern`.
+    pub(crate) fn makes(&self, rule: usize, pattern: &Pattern) -> bool {
+        let rule = self.rules.get(rule);
+        rule.is_some_and(|rule| rule.mapping.sources_for(pattern).is_some())
+    }
+
     /// Whether some channel of `pattern` can be of this side.
     pub(crate) fn claims(&self, pattern: &Pattern) -> bool {
         let makes = |rule: &&Rule| rule.mapping.sources_for(pattern).is_some();

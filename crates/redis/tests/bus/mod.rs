@@ -8,7 +8,7 @@ use fanfare_core::{
     Broker, BrokerMetrics, Channel, Event, Feed, Gap, GapCause, Inlet, Live, Pattern, Publication,
     Published, Subscription, feed, feed::FeedBounds,
 };
-use fanfare_redis::{Ingest, RedisBroker, RedisConfig};
+use fanfare_redis::{Ingest, IngestFrom, RedisBroker, RedisConfig, RedisStreams, StreamMetrics};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -170,6 +170,37 @@ pub(crate) fn rule(source: &str, channel: &str) -> Ingest {
         channel: channel.into(),
         ..Ingest::default()
     }
+}
+
+/// Settings for streams of others: `orders:x` is the channel `x`, with its data in `payload`.
+pub(crate) fn quick_streams(url: String) -> RedisConfig {
+    RedisConfig {
+        ingest: vec![stream_rule("orders:*", "{1}")],
+        // Every stream is looked at after five pings.
+        ping_interval: Duration::from_millis(200),
+        stream_search_interval: Duration::from_millis(30),
+        ..quick(url)
+    }
+}
+
+/// An ingest rule for streams.
+pub(crate) fn stream_rule(source: &str, channel: &str) -> Ingest {
+    Ingest {
+        from: IngestFrom::Stream,
+        data: Some("payload".into()),
+        event: Some("type".into()),
+        tags: vec!["region".into()],
+        ..rule(source, channel)
+    }
+}
+
+pub(crate) async fn streams(url: String) -> RedisStreams {
+    connect_streams(quick_streams(url)).await
+}
+
+pub(crate) async fn connect_streams(config: RedisConfig) -> RedisStreams {
+    let connected = RedisStreams::connect(config, metrics(), StreamMetrics::unregistered());
+    connected.await.unwrap()
 }
 
 pub(crate) fn metrics() -> BrokerMetrics {

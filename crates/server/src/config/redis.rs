@@ -19,8 +19,9 @@ choice! {
         /// What is published on pub/sub channels.
         #[default]
         Pubsub = "pubsub",
+        /// What is added to streams.
+        Stream = "stream",
     }
-    not_yet { "stream" }
 }
 
 choice! {
@@ -60,11 +61,12 @@ pub(crate) struct Redis {
     pub(crate) key_window: Span,
     pub(crate) recorder_lease: Span,
     pub(crate) recorder_buffer: Bytes,
+    pub(crate) stream_search_interval: Span,
     pub(crate) max_data_bytes: Bytes,
     pub(crate) ingest: Vec<RedisIngest>,
 }
 
-/// What to take from pub/sub channels that others write.
+/// What to take from pub/sub channels and streams that others write.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RedisIngest {
@@ -75,10 +77,18 @@ pub(crate) struct RedisIngest {
     pub(crate) channel: String,
     #[serde(default)]
     pub(crate) retain: Retain,
-    #[serde(default, skip_serializing)]
-    pub(crate) data: Option<Unbuilt>,
-    #[serde(default, skip_serializing)]
-    pub(crate) event: Option<Unbuilt>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) event: Option<String>,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    #[serde(default = "max_streams")]
+    pub(crate) max_streams: usize,
+}
+
+fn max_streams() -> usize {
+    Ingest::default().max_streams
 }
 
 impl Default for Redis {
@@ -102,6 +112,7 @@ impl Default for Redis {
             key_window: Span(room.key_window),
             recorder_lease: Span(room.recorder_lease),
             recorder_buffer: Bytes(room.recorder_buffer),
+            stream_search_interval: Span(room.stream_search_interval),
             max_data_bytes: Bytes(room.max_data_bytes),
             ingest: Vec::new(),
         }
@@ -111,10 +122,9 @@ impl Default for Redis {
 impl Redis {
     /// Source and channel of the rules whose events nobody keeps.
     pub(crate) fn not_retained(&self) -> impl Iterator<Item = (&str, &str)> {
-        let rules = self
-            .ingest
-            .iter()
-            .filter(|rule| rule.retain == Retain::None);
+        let is_kept_by_nobody =
+            |rule: &&RedisIngest| rule.from == From::Pubsub && rule.retain == Retain::None;
+        let rules = self.ingest.iter().filter(is_kept_by_nobody);
         rules.map(|rule| (&*rule.source, &*rule.channel))
     }
 
@@ -136,6 +146,7 @@ impl Redis {
             key_window: self.key_window.0,
             recorder_lease: self.recorder_lease.0,
             recorder_buffer: self.recorder_buffer.0,
+            stream_search_interval: self.stream_search_interval.0,
             max_data_bytes: self.max_data_bytes.0,
             ..RedisConfig::default()
         }
@@ -147,6 +158,7 @@ impl RedisIngest {
         Ingest {
             from: match self.from {
                 From::Pubsub => IngestFrom::PubSub,
+                From::Stream => IngestFrom::Stream,
             },
             source: self.source.clone(),
             channel: self.channel.clone(),
@@ -155,6 +167,10 @@ impl RedisIngest {
                 Retain::Node => Keep::Node,
                 Retain::Shared => Keep::Shared,
             },
+            data: self.data.clone(),
+            event: self.event.clone(),
+            tags: self.tags.clone(),
+            max_streams: self.max_streams,
         }
     }
 }

@@ -231,14 +231,6 @@ fn what_is_not_built_yet_says_so() {
             "[broker.redis]\ncluster = [\"redis://a\"]".into(),
             "broker.redis.cluster",
         ),
-        (
-            "[[broker.redis.ingest]]\nsource = \"a\"\nfrom = \"stream\"".into(),
-            "broker.redis.ingest[0].from",
-        ),
-        (
-            "[[broker.redis.ingest]]\nsource = \"a\"\ndata = \"d\"".into(),
-            "broker.redis.ingest[0].data",
-        ),
     ] {
         let told = told(&toml, &[]);
         assert!(
