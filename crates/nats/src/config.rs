@@ -19,8 +19,11 @@ const MAX_TAG_HEADERS: usize = 32;
 #[derive(Clone)]
 pub struct NatsConfig {
     /// Servers of one cluster: `nats://host:4222`, `tls://host`, with `user:password@` or `token@`
-    /// where the server wants it. More are learnt from the cluster.
+    /// where the server wants it.
     pub urls: Vec<String>,
+    /// Whether servers that the cluster names are used too. `false`: only `urls`, for instance where
+    /// the cluster names addresses that cannot be reached from here.
+    pub discover: bool,
     /// The first tokens of every subject that Fanfare itself writes.
     pub prefix: String,
     /// What to take from subjects that others write. The first rule that selects a subject counts.
@@ -107,9 +110,9 @@ pub struct Credentials {
     pub password: Option<String>,
     /// A token.
     pub token: Option<String>,
-    /// A file with an nkey seed (`SU…`). Read once, at the start.
+    /// A file with an nkey seed (`SU…`). Read at each log-in.
     pub nkey_seed_file: Option<PathBuf>,
-    /// A credentials file of `nsc`: a user JWT and its seed. Read once, at the start.
+    /// A credentials file of `nsc`: a user JWT and its seed. Read at each log-in.
     pub credentials_file: Option<PathBuf>,
 }
 
@@ -132,6 +135,7 @@ impl Default for NatsConfig {
     fn default() -> Self {
         Self {
             urls: vec!["nats://127.0.0.1:4222".into()],
+            discover: true,
             prefix: "fanfare".into(),
             ingest: Vec::new(),
             credentials: Credentials::default(),

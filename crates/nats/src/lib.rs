@@ -30,13 +30,13 @@
 //! - It reads whatever the server sends, into a queue per subscription that is bounded in messages
 //!   ([`NatsConfig::queue_messages`]), not in bytes.
 //! - A subscription takes about 6 KiB of memory.
-//! - It reads credentials once, at the start, and asks for the names that a cluster gives to its
-//!   servers in their certificates: often addresses.
+//! - It asks for the names that a cluster gives to its servers in their certificates: often
+//!   addresses. [`NatsConfig::discover`] leaves those servers out.
 //!
 //! # Where things are
 //!
 //! [`backend`] is the [`Broker`]; `connection` the link and how it comes back; `login` how it is
-//! made; `command` what callers want of it; `probe` the proof that a command was carried out;
+//! made, and `key_file` who we are; `command` what callers want of it; `probe` the proof that a command was carried out;
 //! `follow` what is subscribed to; `reader` the task that takes up what arrives; `intake` where a
 //! message becomes an event.
 //!
@@ -53,6 +53,7 @@ mod envelope;
 mod error;
 mod follow;
 mod intake;
+mod key_file;
 mod login;
 mod overlap;
 mod probe;

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,9 +12,10 @@ use async_nats::{
 use fanfare_core::{BrokerError, ErrorKind};
 
 use crate::{
-    config::{Credentials, NatsConfig, bad},
+    config::{Credentials, NatsConfig},
     envelope::unescape,
     error::error,
+    key_file::KeyFile,
 };
 
 /// The first wait of a reconnect; each further one is twice as long, up to the configured bound.
@@ -64,7 +65,17 @@ async fn options(
         // So that nodes do not come back in step.
         delay.mul_f64(0.5 + fastrand::f64() / 2.0)
     };
-    let mut options = ConnectOptions::new()
+    let options = match KeyFile::of(&config.credentials).await? {
+        Some(file) => {
+            let file = Arc::new(file);
+            ConnectOptions::with_auth_callback(move |nonce| {
+                let file = file.clone();
+                async move { file.prove(&nonce).await }
+            })
+        }
+        None => ConnectOptions::new(),
+    };
+    let mut options = options
         .name(&config.name)
         .connection_timeout(config.connect_timeout)
         // The client gives up at the third ping in a row that is unanswered.
@@ -72,6 +83,9 @@ async fn options(
         .subscription_capacity(config.queue_messages)
         .reconnect_delay_callback(delay)
         .require_tls(config.tls.required);
+    if !config.discover {
+        options = options.ignore_discovered_servers();
+    }
     if let Some(path) = &config.tls.ca_file {
         options = options.add_root_certificates(path.clone());
     }
@@ -82,41 +96,25 @@ async fn options(
         user,
         password,
         token,
-        nkey_seed_file,
-        credentials_file,
+        ..
     } = &config.credentials;
     Ok(if let (Some(user), Some(password)) = (user, password) {
         options.user_and_password(user.clone(), password.clone())
     } else if let Some(token) = token {
         options.token(token.clone())
-    } else if let Some(path) = nkey_seed_file {
-        options.nkey(seed(path).await?)
-    } else if let Some(path) = credentials_file {
-        let why = |why| bad("credentials.credentials_file", why);
-        options.credentials_file(path).await.map_err(why)?
-    } else {
+    } else if config.credentials.set().is_empty() {
         match servers.iter().find_map(user_info) {
             Some((user, Some(password))) => options.user_and_password(user, password),
             Some((token, None)) => options.token(token),
             None => options,
         }
+    } else {
+        options
     })
 }
 
 fn user_info(url: &ServerAddr) -> Option<(String, Option<String>)> {
     Some((unescape(url.username()?), url.password().map(unescape)))
-}
-
-async fn seed(path: &Path) -> Result<String, BrokerError> {
-    let text = tokio::fs::read_to_string(path).await;
-    let text = text.map_err(|why| {
-        let why = format!("cannot be read: {}", why.kind());
-        bad("credentials.nkey_seed_file", why)
-    })?;
-    let mut lines = text.lines().map(str::trim);
-    let seed = lines.find(|line| line.starts_with("SU"));
-    let none = || bad("credentials.nkey_seed_file", "holds no nkey seed (`SU…`)");
-    seed.map(str::to_owned).ok_or_else(none)
 }
 
 /// What the caller of `connect` is told.

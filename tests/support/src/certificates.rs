@@ -72,6 +72,16 @@ impl Certificates {
         (self.file("client.pem"), self.file("client-key.pem"))
     }
 
+    /// Lines for the configuration of a nats-server that wants TLS, and a client's certificate if
+    /// it is told to.
+    pub fn nats_config(&self, wants_client: bool) -> String {
+        let (certificate, key) = self.server();
+        let ca = self.ca();
+        format!(
+            "tls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {ca:?}, verify: {wants_client} }}\n"
+        )
+    }
+
     /// Options of a redis-server that listens with TLS on one more port and wants a client's
     /// certificate there if it is told to.
     pub fn redis_options(&self, port: u16, wants_client: bool) -> Vec<String> {

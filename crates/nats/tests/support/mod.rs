@@ -22,6 +22,14 @@ use tokio::{
 /// How long a test waits for what has to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The release that this test program is for.
+pub(crate) fn release() -> NatsRelease {
+    match env!("CARGO_CRATE_NAME") {
+        "current" => NatsRelease::Current,
+        _ => NatsRelease::Installed,
+    }
+}
+
 /// A nats-server with more lines in its configuration. It ends with the value.
 pub(crate) struct Server {
     pub(crate) nats: NatsServer,
@@ -32,16 +40,11 @@ pub(crate) struct Server {
 impl Server {
     /// `None`, said aloud, where there is no nats-server.
     pub(crate) async fn start(extra: &str) -> Option<Self> {
-        Self::start_release(NatsRelease::Installed, extra).await
-    }
-
-    /// The same, of a release.
-    pub(crate) async fn start_release(release: NatsRelease, extra: &str) -> Option<Self> {
         let config = TempDir::new().unwrap();
         let file = config.path().join("nats.conf");
         std::fs::write(&file, extra).unwrap();
         let options = ["-c", file.to_str().unwrap()];
-        let nats = NatsServer::start_release(release, &options).await?;
+        let nats = NatsServer::start_release(release(), &options).await?;
         Some(Self {
             port: nats.port(),
             nats,
@@ -96,6 +99,16 @@ impl Server {
             .flatten()
             .map(|subject| subject.as_str().unwrap().to_owned())
             .collect()
+    }
+
+    /// How many subscriptions of clients there are.
+    pub(crate) async fn count_subscriptions(&self) -> u64 {
+        let page = self.monitor("/connz").await;
+        let mut clients = page["connections"].as_array().unwrap().iter();
+        let sum = clients.try_fold(0, |all, client| {
+            Some(all + client["subscriptions"].as_u64()?)
+        });
+        sum.unwrap()
     }
 
     pub(crate) fn config(&self, ingest: &[(&str, &str)]) -> NatsConfig {

@@ -33,6 +33,8 @@ choice! {
 pub(crate) struct Nats {
     #[serde(deserialize_with = "list")]
     pub(crate) url: Vec<Url>,
+    /// Whether servers that the cluster names are used too.
+    pub(crate) discover: bool,
     pub(crate) prefix: String,
     /// Whether channels that no rule makes are durable, in a stream of Fanfare's own.
     pub(crate) jetstream: bool,
@@ -105,6 +107,7 @@ impl Default for Nats {
         let durable = DurableConfig::default();
         Self {
             url: room.urls.into_iter().map(Url::new).collect(),
+            discover: room.discover,
             prefix: room.prefix,
             jetstream: true,
             stream: durable.stream,
@@ -167,6 +170,7 @@ impl Nats {
     pub(crate) fn to_room(&self, node: &str) -> NatsConfig {
         NatsConfig {
             urls: self.url.iter().map(|url| url.expose().to_owned()).collect(),
+            discover: self.discover,
             prefix: self.prefix.clone(),
             ingest: self.ingest.iter().map(NatsIngest::to_room).collect(),
             credentials: Credentials {

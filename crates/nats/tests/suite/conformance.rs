@@ -1,17 +1,12 @@
 //! The laws, over core NATS.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::support::{Server, wire::Wire};
 use async_trait::async_trait;
 use fanfare_conformance::{Fixture, conformance};
 use fanfare_core::{Broker, BrokerMetrics};
 use fanfare_nats::{NatsBroker, NatsConfig};
-use fanfare_testkit::NatsRelease;
-use support::{Server, wire::Wire};
 
 /// Two nodes of one server; the first has a wire that can be cut.
 struct Nats {
@@ -42,15 +37,7 @@ impl Fixture for Nats {
 }
 
 async fn nats() -> Option<Nats> {
-    start(NatsRelease::Installed).await
-}
-
-async fn current_nats() -> Option<Nats> {
-    start(NatsRelease::Current).await
-}
-
-async fn start(release: NatsRelease) -> Option<Nats> {
-    let server = Server::start_release(release, "").await?;
+    let server = Server::start("").await?;
     let wire = Wire::to(server.port).await;
     let node = async |url| {
         let config = NatsConfig {
@@ -70,10 +57,3 @@ async fn start(release: NatsRelease) -> Option<Nats> {
 }
 
 conformance!(nats);
-
-/// On a current server, beside the one that is installed.
-mod current {
-    use super::*;
-
-    conformance!(current_nats);
-}

@@ -1,20 +1,15 @@
 //! What happens when the server, the link or this node fails.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use crate::support::{Node, Server, until, wire::Wire};
 use fanfare_core::{
     Broker, BrokerMetrics, Channel, ErrorKind, GapCause, Live, Pattern, Publication,
 };
 use fanfare_nats::{NatsBroker, NatsConfig};
-use fanfare_testkit::{NatsCluster, NatsRelease, http};
-use support::{Node, Server, until, wire::Wire};
 
 fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).unwrap()
@@ -300,63 +295,6 @@ async fn a_node_that_the_server_gives_up_as_too_slow_gets_a_gap() {
     plain.publish(b"raw", b"after").await;
     assert_eq!(node.event().await.data.as_str(), "after");
     assert_eq!(metrics.reconnects.get(), 1);
-}
-
-#[tokio::test]
-async fn a_server_of_a_cluster_that_dies_or_stands_still_is_left_for_another() {
-    for release in NatsRelease::ALL {
-        let Some(mut cluster) = NatsCluster::start(release).await else {
-            continue;
-        };
-        let config = NatsConfig {
-            urls: cluster.urls(),
-            ingest: vec![],
-            ..NatsConfig::default()
-        };
-        let metrics = BrokerMetrics::unregistered("nats");
-        let broker = NatsBroker::connect(config, metrics.clone()).await.unwrap();
-        let mut node = Node::new();
-        let _hold = broker.subscribe(&pattern("a"), &node.inlet).await.unwrap();
-        let mut number = 0;
-        let mut alive = async |broker: &NatsBroker, node: &mut Node| {
-            number += 1;
-            let data = number.to_string();
-            until("it publishes", async || {
-                let publication = Publication::new(&*data);
-                broker.publish(&channel("a"), publication).await.is_ok()
-            })
-            .await;
-            // A publication whose answer was lost may have come too.
-            while node.event().await.data.as_str() != data {}
-        };
-        alive(&broker, &mut node).await;
-        for stands_still in [false, true] {
-            let mut at = None;
-            for (index, server) in cluster.servers().iter().enumerate() {
-                let page = http::get(&format!("{}/connz", server.monitor_url())).await;
-                if page.unwrap().json()["num_connections"].as_u64() > Some(0) {
-                    at = Some(index);
-                }
-            }
-            let server = cluster.server_mut(at.expect("a server with the node on it"));
-            if stands_still {
-                server.pause();
-            } else {
-                server.kill();
-            }
-            let gap = node.gap().await;
-            assert_eq!(gap.cause, GapCause::Reconnected, "{release:?}");
-            alive(&broker, &mut node).await;
-            let server = cluster.server_mut(at.unwrap());
-            if stands_still {
-                server.resume();
-            } else {
-                server.restart().await;
-            }
-            cluster.is_whole().await;
-        }
-        assert_eq!(metrics.reconnects.get(), 2, "{release:?}");
-    }
 }
 
 #[tokio::test]

@@ -1,10 +1,6 @@
 //! Subscriptions that overlap come and go while numbered messages flow: each arrives once, in its
 //! publisher's order on its subject.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
-
 use std::{
     collections::BTreeSet,
     sync::{
@@ -14,9 +10,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{Node, Plain, Server, until};
 use fanfare_core::{Broker, Pattern, Position};
 use fanfare_nats::NatsBroker;
-use support::{Node, Plain, Server, until};
 
 /// All of them select `sw.a` and `sw.b`, which the publishers write to, alone or two together.
 const COVERS: [&[&str]; 7] = [
