@@ -9,7 +9,7 @@ use std::{
 use async_nats::jetstream::stream::{
     Compression, Config, DiscardPolicy, RetentionPolicy, StorageType,
 };
-use fanfare_core::{BrokerError, ErrorKind, Pattern};
+use fanfare_core::{BrokerError, ErrorKind, Pattern, RetentionRule};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -319,28 +319,24 @@ impl Stream {
     }
 }
 
+/// The rules that some channel can come to: what stands behind one for all channels never counts.
+fn rules(config: &DurableConfig) -> impl Iterator<Item = &RetentionRule> {
+    let rules = config.store.retention.rules();
+    let all = Pattern::all();
+    let last = rules.iter().position(|rule| rule.channels.covers(&all));
+    rules.iter().take(last.map_or(rules.len(), |last| last + 1))
+}
+
 /// The highest count of the rules.
 fn longest(config: &DurableConfig) -> i64 {
-    let counts = config
-        .store
-        .retention
-        .rules()
-        .iter()
-        .map(|rule| rule.max_count);
-    i64::try_from(counts.max().unwrap_or(0)).unwrap_or(i64::MAX - 1)
+    let count = rules(config).map(|rule| rule.max_count).max();
+    i64::try_from(count.unwrap_or(0)).unwrap_or(i64::MAX - 1)
 }
 
 /// The longest age of the rules. To the server, zero would mean for ever.
 fn oldest(config: &DurableConfig) -> Duration {
-    let ages = config
-        .store
-        .retention
-        .rules()
-        .iter()
-        .map(|rule| rule.max_age);
+    let age = rules(config).map(|rule| rule.max_age).max();
     // What the server counts in.
     let bound = Duration::from_nanos(i64::MAX as u64);
-    ages.max()
-        .unwrap_or_default()
-        .clamp(Duration::from_secs(1), bound)
+    age.unwrap_or_default().clamp(Duration::from_secs(1), bound)
 }
