@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use fanfare_conformance::Fixture;
 use fanfare_core::{Broker, Pattern};
 use fanfare_nats::{DurableConfig, NatsDurable};
+use fanfare_testkit::NatsRelease;
 use support::{
     jetstream::{self, Js, Stock},
     wire::Wire,
@@ -35,7 +36,11 @@ struct Bus {
 impl Bus {
     /// With as many messages remembered by each node as `memory` says.
     async fn start(whose: Whose, memory: usize) -> Option<Self> {
-        let js = Js::start().await?;
+        Self::start_on(NatsRelease::Installed, whose, memory).await
+    }
+
+    async fn start_on(release: NatsRelease, whose: Whose, memory: usize) -> Option<Self> {
+        let js = Js::start_release(release).await?;
         let wire = Wire::to(js.server.port()).await;
         let stock = match whose {
             Whose::Own => Stock::default(),
@@ -116,6 +121,16 @@ impl Fixture for Bus {
 mod own_stream {
     async fn start() -> Option<super::Bus> {
         super::Bus::start(super::Whose::Own, 1 << 20).await
+    }
+
+    fanfare_conformance::conformance!(start);
+}
+
+mod own_stream_current {
+    use super::{Bus, NatsRelease, Whose};
+
+    async fn start() -> Option<Bus> {
+        Bus::start_on(NatsRelease::Current, Whose::Own, 1 << 20).await
     }
 
     fanfare_conformance::conformance!(start);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fanfare_core::{Broker, BrokerMetrics, Retention, RetentionRule, StoreConfig};
 use fanfare_nats::{Ingest, IngestFrom, NatsConfig, NatsDurable};
-use fanfare_testkit::NatsServer;
+use fanfare_testkit::{NatsRelease, NatsServer};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
@@ -72,7 +72,11 @@ pub(crate) async fn green(node: &NatsDurable) {
 
 impl Js {
     pub(crate) async fn start() -> Option<Self> {
-        let server = NatsServer::start_jetstream().await?;
+        Self::start_release(NatsRelease::Installed).await
+    }
+
+    pub(crate) async fn start_release(release: NatsRelease) -> Option<Self> {
+        let server = NatsServer::start_release(release, &["-js"]).await?;
         let js = Self { server };
         // It takes a moment after its first word.
         js.ask("INFO", json!({})).await;
