@@ -10,22 +10,31 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult,
+    aio::MultiplexedConnection,
 };
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::{config::RedisConfig, connection::Backoff, error::Failure, reader::Server};
+use crate::{
+    config::RedisConfig,
+    connection::Backoff,
+    error::Failure,
+    home::{Address, Home},
+    reader::Server,
+};
+
+/// The longest wait between two attempts of a command whose server is changing.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// The link for commands.
 pub(crate) struct Commands {
-    client: Client,
-    connect_timeout: Duration,
+    home: Home,
     command_timeout: Duration,
-    // Held over making a link, so that one is made at a time; the wait is bounded by
-    // `connect_timeout`.
+    // Held over making a link, so that one is made at a time; the wait is bounded by the home's
+    // timeouts.
     slot: Mutex<Slot>,
 }
 
@@ -40,14 +49,14 @@ struct Slot {
 struct Link {
     connection: MultiplexedConnection,
     server: Server,
+    at: Address,
     alive: Arc<AtomicBool>,
 }
 
 impl Commands {
-    pub(crate) fn new(client: Client, config: &RedisConfig) -> Self {
+    pub(crate) fn new(home: Home, config: &RedisConfig) -> Self {
         Self {
-            client,
-            connect_timeout: config.connect_timeout,
+            home,
             command_timeout: config.command_timeout,
             slot: Mutex::new(Slot {
                 link: None,
@@ -76,10 +85,18 @@ impl Commands {
         match timeout(self.command_timeout, running).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
-                if error.is_unrecoverable_error() {
+                let error = first(error);
+                let failure = Failure::of_answer(&error);
+                let is_elsewhere = matches!(failure, Failure::Moving(_));
+                if is_elsewhere {
+                    self.home.redirect(&error);
+                }
+                // TRYAGAIN comes from the right server.
+                let is_there = error.code() == Some("TRYAGAIN");
+                if error.is_unrecoverable_error() || is_elsewhere && !is_there {
                     link.alive.store(false, Ordering::Relaxed);
                 }
-                Err(Failure::of_answer(&error))
+                Err(failure)
             }
             Err(_) => {
                 // The server may stand still; the next command asks on a new link, whose log-in
@@ -87,6 +104,27 @@ impl Commands {
                 link.alive.store(false, Ordering::Relaxed);
                 Err(Failure::late())
             }
+        }
+    }
+
+    /// Runs a command; again, for as long as an answer may take, while its server is changing and
+    /// nothing was done.
+    pub(crate) async fn insist<T, F>(
+        &self,
+        command: impl Fn(MultiplexedConnection, Server) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let until = Instant::now() + self.command_timeout;
+        let mut backoff = Backoff::new(LONGEST_WAIT);
+        loop {
+            let answer = self.run(&command).await;
+            let wait = backoff.next();
+            if !matches!(answer, Err(Failure::Moving(_))) || Instant::now() + wait >= until {
+                return answer;
+            }
+            sleep(wait).await;
         }
     }
 
@@ -99,6 +137,7 @@ impl Commands {
         let mut slot = self.slot.lock().await;
         if let Some(link) = &slot.link
             && link.alive.load(Ordering::Relaxed)
+            && self.home.is_current(&link.at)
         {
             return Ok(link.clone());
         }
@@ -133,15 +172,21 @@ impl Commands {
             }
             Ok::<_, std::convert::Infallible>(())
         };
-        let mut connection = connect(&self.client, watch, self.connect_timeout).await?;
-        let asked = timeout(self.command_timeout, identify(&mut connection)).await;
-        let server = asked.unwrap_or_else(|_| Err(Failure::late()))?;
+        let met = self.home.connect(watch).await?;
         Ok(Link {
-            connection,
-            server,
+            connection: met.connection,
+            server: met.server,
+            at: met.at,
             alive,
         })
     }
+}
+
+/// A pipeline's error is those of its commands: the first one.
+pub(crate) fn first(error: RedisError) -> RedisError {
+    let all = error.clone().into_server_errors();
+    let first = all.and_then(|errors| Some(errors.first()?.1.clone().into()));
+    first.unwrap_or(error)
 }
 
 /// Makes a link; the time covers the server's answer to the log-in.
@@ -186,6 +231,7 @@ pub(crate) async fn identify(link: &mut MultiplexedConnection) -> Result<Server,
     Ok(Server {
         run: field("run_id"),
         version: field("redis_version"),
+        mode: field("redis_mode"),
     })
 }
 

@@ -5,11 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use fanfare_core::{
     BrokerError, Channel, Claim, Dialect, ErrorKind, Mapping, Retention, feed::FeedBounds,
 };
-use redis::{Client, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
-use socket2::TcpKeepalive;
 
 use crate::{
     error::error,
+    home::Home,
     raw::routes::{Routes, Side},
     stream::{entry::Fields, rules::StreamRules},
 };
@@ -25,8 +24,17 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct RedisConfig {
     /// The server: `redis://host:6379`, `rediss://` for TLS, with `user:password@` where it wants
-    /// one. For TLS the process needs an installed rustls provider.
+    /// one and `/2` for a database. For TLS the process needs an installed rustls provider. With
+    /// [`sentinel`](Self::sentinel), how to log in at the primary, wherever it is; with
+    /// [`cluster`](Self::cluster), not used.
     pub url: String,
+    /// The sentinels that name the primary; `None` where nothing fails over.
+    pub sentinel: Option<RedisSentinels>,
+    /// Nodes of a Redis Cluster, as URLs, by which the others are found; empty where it is none.
+    /// The first one's login and TLS count at all nodes.
+    pub cluster: Vec<String>,
+    /// Whom to trust, and what to show, over `rediss://`.
+    pub tls: RedisTls,
     /// What every key and pub/sub channel begins with that Fanfare itself writes.
     pub prefix: String,
     /// How many partitions the durable channels live in, 1 to 64. Each is a log of its own: events
@@ -74,6 +82,24 @@ pub struct RedisConfig {
     /// The largest data of an event, in bytes. A larger publication is refused; a larger message
     /// of others becomes a gap.
     pub max_data_bytes: usize,
+}
+
+/// The sentinels that name the primary.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct RedisSentinels {
+    /// What they call it.
+    pub master: String,
+    /// Each sentinel's URL, with its own login.
+    pub urls: Vec<String>,
+}
+
+/// Whom to trust, and what to show, over `rediss://`. PEM.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct RedisTls {
+    /// The authorities that servers' certificates come from; `None`: those of this system.
+    pub ca: Option<Vec<u8>>,
+    /// This client's certificate and its key, where the server wants one.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// What to take from names that others write.
@@ -126,6 +152,9 @@ impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379".into(),
+            sentinel: None,
+            cluster: Vec::new(),
+            tls: RedisTls::default(),
             prefix: "fanfare".into(),
             partitions: 1,
             retention: Retention::default(),
@@ -164,7 +193,7 @@ impl Default for Ingest {
     }
 }
 
-fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
+pub(crate) fn bad(setting: &str, why: impl fmt::Display) -> BrokerError {
     error(ErrorKind::Rejected, format!("broker.redis.{setting} {why}"))
 }
 
@@ -182,6 +211,25 @@ impl RedisConfig {
         self.client()?;
         self.routes(Side::Node)?;
         self.stream_rules()?;
+        if self.cluster.is_empty() {
+            return Ok(());
+        }
+        for (at, rule) in self.ingest.iter().enumerate() {
+            let why = match (rule.from, rule.retain) {
+                (IngestFrom::Stream, _) => {
+                    "from = \"stream\" does not work with broker.redis.cluster yet; \
+                     `pubsub` is allowed"
+                }
+                (_, Retain::Shared) => {
+                    "retain = \"shared\" does not work with broker.redis.cluster: what is \
+                     published on several nodes has no one order that a standby could prove; \
+                     `none` or `node` are allowed"
+                }
+                _ => continue,
+            };
+            let message = format!("broker.redis.ingest[{at}].{why}");
+            return Err(error(ErrorKind::Unsupported, message));
+        }
         Ok(())
     }
 
@@ -233,32 +281,9 @@ impl RedisConfig {
         Ok(StreamRules::new(&self.prefix, rules))
     }
 
-    /// The server.
-    pub(crate) fn client(&self) -> Result<Client, BrokerError> {
-        // The text may hold a password, and so may the parser's message: neither is shown.
-        let form = "is no URL of Redis; `redis://host:6379` and `rediss://host:6379` are";
-        let known = ["redis://", "rediss://"]
-            .iter()
-            .any(|scheme| self.url.starts_with(scheme));
-        let info = self.url.as_str().into_connection_info();
-        let info = info
-            .ok()
-            .filter(|_| known)
-            .ok_or_else(|| bad("url", form))?;
-        let login = info.redis_settings().clone();
-        let login = login
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_lib_name("fanfare", env!("CARGO_PKG_VERSION"));
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(15))
-            .with_interval(Duration::from_secs(5));
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive);
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(self.connect_timeout + self.command_timeout);
-        let info = info.set_tcp_settings(tcp).set_redis_settings(login);
-        Client::open(info).map_err(|_| bad("url", form))
+    /// Who serves.
+    pub(crate) fn client(&self) -> Result<Home, BrokerError> {
+        Home::new(self)
     }
 
     /// The names on the bus.
@@ -369,10 +394,35 @@ impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
             .field("url", &public_part(&self.url))
+            .field("sentinel", &self.sentinel)
+            .field("cluster", &public_parts(&self.cluster))
+            .field("tls", &self.tls)
             .field("prefix", &self.prefix)
             .field("ingest", &self.ingest)
             .finish_non_exhaustive()
     }
+}
+
+impl fmt::Debug for RedisSentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSentinels")
+            .field("master", &self.master)
+            .field("urls", &public_parts(&self.urls))
+            .finish()
+    }
+}
+
+impl fmt::Debug for RedisTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTls")
+            .field("ca", &self.ca.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+fn public_parts(urls: &[String]) -> Vec<&str> {
+    urls.iter().map(|url| public_part(url)).collect()
 }
 
 /// A URL's host and port. What stands before an `@` or after a `?` may be a secret.

@@ -6,7 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use fanfare_core::{BrokerMetrics, LinkUp, Source};
-use redis::{Client, PushInfo, PushKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{
+    Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value, aio::MultiplexedConnection,
+};
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
@@ -18,6 +20,7 @@ use crate::{
     config::RedisConfig,
     error::{BACKEND, Failure},
     follow::{Follow, Topic},
+    home::{Address, Home},
     probe::Probes,
     reader::Reader,
 };
@@ -29,7 +32,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 
 /// Keeps the link for subscriptions.
 pub(crate) struct Supervisor {
-    pub(crate) client: Client,
+    pub(crate) home: Home,
     pub(crate) config: RedisConfig,
     pub(crate) follow: Arc<Follow>,
     pub(crate) reader: Arc<Reader>,
@@ -44,6 +47,7 @@ pub(crate) struct Supervisor {
 /// A link that is up.
 pub(crate) struct Session {
     connection: MultiplexedConnection,
+    at: Address,
     lost: Arc<Notify>,
 }
 
@@ -85,10 +89,18 @@ impl Supervisor {
     pub(crate) async fn connect(&self) -> Result<Session, Failure> {
         let lost = Arc::new(Notify::new());
         let on_push = {
-            let (reader, lost) = (self.reader.clone(), lost.clone());
+            let (reader, probes, lost) = (self.reader.clone(), self.probes.clone(), lost.clone());
             let link = reader.next_link();
             move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
+                // The canaries' name is left by nobody: where its slot has gone to another server,
+                // this one takes all names of the slot away.
+                let canaries = || {
+                    let name = Value::BulkString(probes.name().into());
+                    push.data.first() == Some(&name)
+                };
+                if push.kind == PushKind::Disconnection
+                    || push.kind == PushKind::SUnsubscribe && canaries()
+                {
                     lost.notify_one();
                 } else {
                     reader.take(link, push);
@@ -96,15 +108,16 @@ impl Supervisor {
                 Ok(())
             }
         };
-        let connection =
-            command::connect(&self.client, on_push, self.config.connect_timeout).await?;
-        let session = Session { connection, lost };
-        let mut link = session.connection.clone();
-        let answer = self.answer(link.subscribe(self.probes.name())).await?;
-        answer.map_err(|error| Failure::of_answer(&error))?;
-        let asked = timeout(self.config.command_timeout, command::identify(&mut link)).await;
-        let server = asked.unwrap_or_else(|_| Err(Failure::late()))?;
-        self.reader.arrivals().linked(&server);
+        let met = self.home.connect(on_push).await?;
+        let session = Session {
+            connection: met.connection,
+            at: met.at,
+            lost,
+        };
+        let canaries = [self.probes.name()];
+        let answer = self.answer(self.subscribe(&session, &canaries)).await?;
+        answer.map_err(|error| self.failure(&error))?;
+        self.reader.arrivals().linked(&met.server);
         self.follow.set_down(None);
         Ok(session)
     }
@@ -117,7 +130,7 @@ impl Supervisor {
         loop {
             let end = tokio::select! {
                 () = self.cancel.cancelled() => End::Cancelled,
-                () = session.lost.notified() => End::Lost(cut("the server closed the link")),
+                () = session.lost.notified() => End::Lost(cut("the server closed the link, or serves no more")),
                 () = self.kick.notified() => End::Lost(cut("a probe did not come back")),
                 failure = self.serve(&session, &mut was_cut) => End::Lost(failure),
             };
@@ -200,7 +213,7 @@ impl Supervisor {
             let texts: Vec<_> = batch.iter().map(|topic| topic.as_str()).collect();
             let answer = match batch.first().map(AsRef::as_ref) {
                 None => continue,
-                Some(Source::Name(_)) => self.answer(link.subscribe(texts)).await?,
+                Some(Source::Name(_)) => self.answer(self.subscribe(session, &texts)).await?,
                 Some(Source::Wild(_)) => self.answer(link.psubscribe(texts)).await?,
             };
             match answer {
@@ -212,7 +225,7 @@ impl Supervisor {
                         }
                     }
                 }
-                Err(error) if is_fatal(&error) => return Err(Failure::of_answer(&error)),
+                Err(error) if is_fatal(&error) => return Err(self.failure(&error)),
                 // A refusal is of the whole batch, whichever of its names is the cause.
                 Err(_) if batch.len() > 1 => {
                     let half = batch.split_off(batch.len() / 2);
@@ -235,6 +248,10 @@ impl Supervisor {
             let texts: Vec<_> = batch.iter().map(|topic| topic.as_str()).collect();
             let answer = match batch.first().map(AsRef::as_ref) {
                 None => continue,
+                Some(Source::Name(_)) if self.home.tag().is_some() => {
+                    let mut leave = each("SUNSUBSCRIBE", &texts);
+                    self.answer(confirm(&mut leave, &mut link)).await?
+                }
                 Some(Source::Name(_)) => self.answer(link.unsubscribe(texts)).await?,
                 Some(Source::Wild(_)) => self.answer(link.punsubscribe(texts)).await?,
             };
@@ -249,7 +266,22 @@ impl Supervisor {
         let answer = self
             .answer(redis::cmd("PING").exec_async(&mut link))
             .await?;
-        answer.map_err(|error| Failure::of_answer(&error))
+        answer.map_err(|error| Failure::of_answer(&error))?;
+        self.home.verify(&session.at, &mut link).await
+    }
+
+    async fn subscribe(&self, session: &Session, names: &[&str]) -> RedisResult<()> {
+        let mut link = session.connection.clone();
+        if self.home.tag().is_none() {
+            return link.subscribe(names).await;
+        }
+        confirm(&mut each("SSUBSCRIBE", names), &mut link).await
+    }
+
+    /// What an answer is. It may say who else serves.
+    fn failure(&self, error: &RedisError) -> Failure {
+        self.home.redirect(error);
+        Failure::of_answer(error)
     }
 
     /// Waits for an answer. One that waits behind messages which keep coming is not late: giving
@@ -276,8 +308,26 @@ fn cut(why: &str) -> Failure {
     Failure::Down(why.into())
 }
 
+/// Whether it is an answer about the link, not about a name.
 fn is_fatal(error: &RedisError) -> bool {
-    error.is_unrecoverable_error() || error.is_io_error()
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || matches!(Failure::of_answer(error), Failure::Moving(_))
+}
+
+/// The command with each name. One with several would have as many confirmations as names, which
+/// the client knows of SUBSCRIBE and not of its sharded kin.
+fn each(command: &str, names: &[&str]) -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    for name in names {
+        pipeline.cmd(command).arg(name);
+    }
+    pipeline
+}
+
+async fn confirm(commands: &mut Pipeline, link: &mut MultiplexedConnection) -> RedisResult<()> {
+    let answers = commands.query_async::<Vec<Value>>(link).await;
+    answers.map(|_| ()).map_err(command::first)
 }
 
 fn split(topics: Vec<Topic>) -> (Vec<Topic>, Vec<Topic>) {

@@ -10,7 +10,7 @@ mod page;
 mod read;
 pub(crate) mod store;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,12 +19,12 @@ use fanfare_core::{
     Inlet, Interest, LogId, LogMap, Pattern, Publication, Published, Source, Subscription,
     Undeliverable,
 };
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use self::{
     entry::{Entry, place},
     intake::{Announced, Intake},
-    names::Names,
+    names::{Heard, Names},
     store::{Scripts, Stand, Store, Unread},
 };
 use crate::{
@@ -33,6 +33,7 @@ use crate::{
     config::RedisConfig,
     error::{BACKEND, Failure, error},
     follow::TopicHold,
+    home::Home,
     links::Links,
     reader::{Arrivals, Server},
 };
@@ -41,6 +42,8 @@ use crate::{
 const ATTEMPTS: usize = 3;
 /// The oldest release that has what the scripts and pages need (`ZMSCORE`, exclusive ranges).
 const OLDEST: (u32, u32) = (6, 2);
+/// The oldest release with sharded pub/sub.
+const OLDEST_SHARDED: (u32, u32) = (7, 0);
 
 /// Channels that Redis keeps: see [`Broker`].
 ///
@@ -54,10 +57,16 @@ struct Shared {
     config: RedisConfig,
     names: Arc<Names>,
     interest: Interest,
-    arrivals: Arc<DurableArrivals>,
     logs: Vec<Log>,
+    /// One, or in a cluster one for each log.
+    lanes: Vec<Lane>,
+}
+
+/// The links that logs share which one server serves.
+struct Lane {
+    arrivals: Arc<DurableArrivals>,
+    links: Arc<Links>,
     _holes: Vec<TopicHold>,
-    links: Links,
     reads: Arc<Commands>,
 }
 
@@ -66,11 +75,14 @@ struct Shared {
 pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
     pub(crate) intake: Arc<Intake>,
+    links: Arc<Links>,
 }
 
 /// What comes over the link for subscriptions, for the partitions' intakes.
 struct DurableArrivals {
     names: Arc<Names>,
+    /// The partition of the first intake.
+    first: usize,
     intakes: Vec<Arc<Intake>>,
     metrics: BrokerMetrics,
     max_data_bytes: usize,
@@ -100,76 +112,50 @@ impl RedisDurable {
         names: Names,
         metrics: BrokerMetrics,
     ) -> Result<Self, BrokerError> {
-        let client = config.client()?;
+        let home = config.client()?;
         config.validate()?;
-        let names = Arc::new(names);
-        let interest = Interest::new(|_| {});
-        let reads = Arc::new(Commands::new(client.clone(), &config));
-        let scripts = Arc::new(Scripts::default());
-        let mut logs = Vec::new();
-        for partition in 0..names.partitions() {
-            let log = LogId::parse(&names.log(partition));
-            let log = log.map_err(|why| error(ErrorKind::Rejected, why.to_string()))?;
-            let intake = Arc::new(Intake::new(
-                names.clone(),
-                interest.clone(),
-                metrics.clone(),
-                config.intake,
-                log.clone(),
-                partition,
-            ));
-            let store = Arc::new(Store {
-                log,
-                partition,
-                names: names.clone(),
-                max_data_bytes: config.max_data_bytes,
-                retention: config.retention.clone(),
-                max_channels: config.max_channels,
-                key_window: config.key_window,
-                reads: reads.clone(),
-                scripts: scripts.clone(),
-            });
-            logs.push(Log { store, intake });
-        }
-        let arrivals = Arc::new(DurableArrivals {
-            names: names.clone(),
-            intakes: logs.iter().map(|log| log.intake.clone()).collect(),
-            metrics: metrics.clone(),
-            max_data_bytes: config.max_data_bytes,
-            complaints: Complaints::default(),
-        });
-        let what = "connecting";
-        supported(&reads, OLDEST).await?;
-        let links = Links::connect(client, &config, &metrics, arrivals.clone()).await?;
-        let holes = names.holes().iter().cloned().map(Source::Name);
-        let holes = links.follow(holes.collect()).await;
-        let holes = holes.map_err(|failure| failure.into_error(what))?;
-        for log in &logs {
-            let stand = log.store.stand(&log.intake.seen(), false).await;
-            let stand = stand.map_err(|failure| failure.into_error(what))?;
-            log.intake.start(&stand);
-            let (intake, store) = (log.intake.clone(), log.store.clone());
-            let cancel = links.cancel.clone();
-            tokio::spawn(heal::keep(intake, store, config.reconnect_delay, cancel));
-        }
+        let names = names.on(home.database());
+        let names = if home.is_cluster() {
+            names.sharded()
+        } else {
+            names
+        };
+        let making = Making {
+            names: Arc::new(names),
+            interest: Interest::new(|_| {}),
+            scripts: Arc::new(Scripts::default()),
+            metrics,
+            config,
+        };
+        let all = 0..making.names.partitions();
+        let lanes: Vec<_> = if home.is_cluster() {
+            // Each partition has a slot of its own, which moves when it likes.
+            let of = |partition| home.of(&making.names.tag(partition));
+            all.map(|partition| (of(partition), partition..partition + 1))
+                .collect()
+        } else {
+            vec![(home, all)]
+        };
+        let made = lanes
+            .into_iter()
+            .map(|(home, partitions)| making.lane(home, partitions));
+        let (lanes, logs): (Vec<_>, Vec<_>) = try_join_all(made).await?.into_iter().unzip();
         Ok(Self {
             shared: Arc::new(Shared {
-                config,
-                names,
-                interest,
-                arrivals,
-                logs,
-                _holes: holes,
-                links,
-                reads,
+                config: making.config,
+                names: making.names,
+                interest: making.interest,
+                logs: logs.into_iter().flatten().collect(),
+                lanes,
             }),
         })
     }
 }
 
 impl RedisDurable {
+    /// The links of the first partition.
     pub(crate) fn links(&self) -> &Links {
-        &self.shared.links
+        &self.shared.lanes[0].links
     }
 
     /// The first partition.
@@ -178,8 +164,102 @@ impl RedisDurable {
     }
 }
 
+/// What lanes are made of.
+struct Making {
+    config: RedisConfig,
+    names: Arc<Names>,
+    interest: Interest,
+    scripts: Arc<Scripts>,
+    metrics: BrokerMetrics,
+}
+
+impl Making {
+    /// Makes the links of some partitions, and begins their logs where there are none yet.
+    async fn lane(
+        &self,
+        home: Home,
+        partitions: Range<usize>,
+    ) -> Result<(Lane, Vec<Log>), BrokerError> {
+        let config = &self.config;
+        let reads = Arc::new(Commands::new(home.clone(), config));
+        let mut parts = Vec::new();
+        for partition in partitions.clone() {
+            let log = LogId::parse(&self.names.log(partition));
+            let log = log.map_err(|why| error(ErrorKind::Rejected, why.to_string()))?;
+            let intake = Arc::new(Intake::new(
+                self.names.clone(),
+                self.interest.clone(),
+                self.metrics.clone(),
+                config.intake,
+                log.clone(),
+                partition,
+            ));
+            let store = Arc::new(Store {
+                log,
+                partition,
+                names: self.names.clone(),
+                max_data_bytes: config.max_data_bytes,
+                retention: config.retention.clone(),
+                max_channels: config.max_channels,
+                key_window: config.key_window,
+                reads: reads.clone(),
+                scripts: self.scripts.clone(),
+            });
+            parts.push((store, intake));
+        }
+        let arrivals = Arc::new(DurableArrivals {
+            names: self.names.clone(),
+            first: partitions.start,
+            intakes: parts.iter().map(|(_, intake)| intake.clone()).collect(),
+            metrics: self.metrics.clone(),
+            max_data_bytes: config.max_data_bytes,
+            complaints: Complaints::default(),
+        });
+        let what = "connecting";
+        let oldest = home.tag().map_or(OLDEST, |_| OLDEST_SHARDED);
+        supported(&reads, oldest).await?;
+        let links = Links::connect(home, config, &self.metrics, arrivals.clone()).await?;
+        let links = Arc::new(links);
+        let names = self.names.holes().iter().enumerate();
+        let here = names.filter(|(partition, _)| partitions.contains(partition));
+        let holes = here.map(|(_, name)| Source::Name(name.clone()));
+        let holes = links.follow(holes.collect()).await;
+        let holes = holes.map_err(|failure| failure.into_error(what))?;
+        let mut logs = Vec::new();
+        for (store, intake) in parts {
+            let stand = store.stand(&intake.seen(), false).await;
+            let stand = stand.map_err(|failure| failure.into_error(what))?;
+            intake.start(&stand);
+            let cancel = links.cancel.clone();
+            let healing = heal::keep(
+                intake.clone(),
+                store.clone(),
+                config.reconnect_delay,
+                cancel,
+            );
+            tokio::spawn(healing);
+            logs.push(Log {
+                store,
+                intake,
+                links: links.clone(),
+            });
+        }
+        let lane = Lane {
+            arrivals,
+            links,
+            _holes: holes,
+            reads,
+        };
+        Ok((lane, logs))
+    }
+}
+
 /// Refuses a server that is too old for what a broker needs.
 pub(crate) async fn supported(reads: &Commands, oldest: (u32, u32)) -> Result<(), BrokerError> {
+    let feature = match oldest {
+        OLDEST_SHARDED => " for sharded pub/sub, which a cluster needs",
+        _ => "",
+    };
     let answer = reads
         .run(|_, server| async move { Ok(server.version) })
         .await;
@@ -188,7 +268,8 @@ pub(crate) async fn supported(reads: &Commands, oldest: (u32, u32)) -> Result<()
     match (parts.next(), parts.next()) {
         (Some(major), Some(minor)) if (major, minor) < oldest => {
             let (major, minor) = oldest;
-            let message = format!("Redis {version} is too old; {major}.{minor} or newer is needed");
+            let message =
+                format!("Redis {version} is too old; {major}.{minor} or newer is needed{feature}");
             Err(error(ErrorKind::Unsupported, message))
         }
         // A user may be forbidden to ask.
@@ -212,6 +293,11 @@ impl Log {
 }
 
 impl Shared {
+    /// Refuses what comes after the end.
+    fn open(&self, what: &str) -> Result<(), BrokerError> {
+        self.lanes.iter().try_for_each(|lane| lane.links.open(what))
+    }
+
     fn log(&self, channel: &Channel) -> Option<&Log> {
         self.logs.get(self.names.partition(channel.as_str()))
     }
@@ -222,11 +308,11 @@ impl Shared {
         publication: Publication,
     ) -> Result<Published, BrokerError> {
         let what = "publishing";
-        self.links.open(what)?;
         let log = self.log(channel);
         let log = log.ok_or_else(|| error(ErrorKind::Rejected, "there is no such partition"))?;
+        log.links.open(what)?;
         let seen = log.intake.seen();
-        let commands = &self.links.commands;
+        let commands = &log.links.commands;
         let placed = log
             .store
             .publish(commands, channel, &publication, &seen)
@@ -246,7 +332,15 @@ impl Shared {
         // Both before the bus is asked: the first message may stand right behind the confirmation.
         let floors: Vec<_> = logs.iter().map(|log| log.intake.hold(pattern)).collect();
         let hold = self.interest.add(pattern, inlet);
-        let topics = self.links.follow(self.names.sources(pattern)).await?;
+        // By its links, those of a lane's logs at once.
+        let topics = self.lanes.iter().map(|lane| async move {
+            let here = logs
+                .iter()
+                .filter(|log| Arc::ptr_eq(&log.links, &lane.links));
+            let source = |log: &Log| self.names.source(log.store.partition, pattern);
+            lane.links.follow(here.map(source).collect()).await
+        });
+        let topics = try_join_all(topics).await?;
         let stands = logs.iter().zip(&floors).map(|(log, floor)| async move {
             if floor.is_open() {
                 floor.set(&log.stand().await?);
@@ -267,7 +361,10 @@ impl Broker for RedisDurable {
         publication: Publication,
     ) -> Result<Published, BrokerError> {
         let announced = self.shared.announce(channel, publication);
-        self.shared.links.counted(announced).await
+        match self.shared.log(channel) {
+            Some(log) => log.links.counted(announced).await,
+            None => announced.await,
+        }
     }
 
     async fn subscribe(
@@ -276,14 +373,14 @@ impl Broker for RedisDurable {
         inlet: &Inlet,
     ) -> Result<Subscription, BrokerError> {
         let what = "subscribing";
-        self.shared.links.open(what)?;
+        self.shared.open(what)?;
         let followed = self.shared.follow(pattern, inlet).await;
         followed.map_err(|failure| failure.into_error(what))
     }
 
     async fn history(&self, query: HistoryQuery) -> Result<History, BrokerError> {
         let what = "reading history";
-        self.shared.links.open(what)?;
+        self.shared.open(what)?;
         let log = self
             .shared
             .logs
@@ -307,19 +404,25 @@ impl Broker for RedisDurable {
     /// A canary; and every log is caught up with, or on its way.
     async fn probe(&self) -> Result<(), BrokerError> {
         let what = "probing";
-        self.shared.links.open(what)?;
+        self.shared.open(what)?;
         let failing = self.shared.logs.iter().find_map(|log| log.intake.failing());
         let answer = match failing {
             Some(failure) => Err(failure),
-            None => self.shared.links.probe().await,
+            None => {
+                let probes = self.shared.lanes.iter().map(|lane| lane.links.probe());
+                try_join_all(probes).await.map(|_| ())
+            }
         };
         answer.map_err(|failure| failure.into_error(what))
     }
 
     async fn close(&self) {
         self.shared.interest.close();
-        self.shared.links.close().await;
-        self.shared.reads.close().await;
+        let closing = self.shared.lanes.iter().map(|lane| async {
+            lane.links.close().await;
+            lane.reads.close().await;
+        });
+        join_all(closing).await;
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -344,30 +447,45 @@ impl Broker for RedisDurable {
     }
 }
 
+impl DurableArrivals {
+    fn intake(&self, partition: usize) -> Option<&Arc<Intake>> {
+        self.intakes.get(partition.checked_sub(self.first)?)
+    }
+}
+
 impl Arrivals for DurableArrivals {
     fn message(&self, name: &[u8], message: Bytes) {
         let mut holes = self.names.holes().iter();
         if let Some(partition) = holes.position(|hole| hole.as_bytes() == name) {
-            return self.intakes[partition].hole();
+            if let Some(intake) = self.intake(partition) {
+                intake.hole();
+            }
+            return;
         }
-        let Some((partition, channel)) = self.names.arrival(name) else {
+        let Some((partition, heard)) = self.names.arrival(name) else {
+            return;
+        };
+        let Some(intake) = self.intake(partition) else {
             return;
         };
         let announced = Entry::announced(&message, self.max_data_bytes);
-        let (reason, why) = match (channel, announced) {
-            (Ok(channel), Some((epoch, entry))) => {
-                return self.intakes[partition].take(Announced {
+        let (reason, why) = match (heard, announced) {
+            (Heard::Channel(Ok(channel)), Some((epoch, entry, _)))
+            | (Heard::All, Some((epoch, entry, Some(channel)))) => {
+                return intake.take(Announced {
                     channel,
                     epoch,
                     entry,
                 });
             }
+            (Heard::Channel(Err(why)), _) => {
+                (Undeliverable::BadChannel, format!("the channel name {why}"))
+            }
             // What is no announcement has no place in the log: nothing of the log is lost.
-            (Ok(_), None) => (
+            (Heard::Channel(Ok(_)) | Heard::All, _) => (
                 Undeliverable::BadEnvelope,
                 "it is no announcement".to_owned(),
             ),
-            (Err(why), _) => (Undeliverable::BadChannel, format!("the channel name {why}")),
         };
         self.metrics.undeliverable(reason);
         self.complaints.of(name, &why);
@@ -404,13 +522,21 @@ impl fmt::Debug for DurableArrivals {
     }
 }
 
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("links", &self.links)
+            .field("logs", &self.arrivals)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for RedisDurable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisDurable")
             .field("config", &self.shared.config)
             .field("interest", &self.shared.interest)
-            .field("links", &self.shared.links)
-            .field("logs", &self.shared.arrivals)
+            .field("lanes", &self.shared.lanes)
             .finish_non_exhaustive()
     }
 }

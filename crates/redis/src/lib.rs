@@ -64,6 +64,7 @@ mod durable;
 mod envelope;
 mod error;
 mod follow;
+mod home;
 mod links;
 mod overlap;
 mod probe;
@@ -73,7 +74,7 @@ mod recorded;
 mod recorder;
 mod stream;
 
-pub use config::{Ingest, IngestFrom, RedisConfig, Retain};
+pub use config::{Ingest, IngestFrom, RedisConfig, RedisSentinels, RedisTls, Retain};
 pub use durable::RedisDurable;
 pub use raw::RedisBroker;
 pub use recorded::RedisRecorded;

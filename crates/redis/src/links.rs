@@ -11,7 +11,6 @@ use std::{
 
 use fanfare_core::{BrokerError, BrokerMetrics, Epoch, Published, Source};
 use parking_lot::Mutex;
-use redis::Client;
 use tokio::{
     sync::Notify,
     task::JoinHandle,
@@ -25,6 +24,7 @@ use crate::{
     connection::Supervisor,
     error::Failure,
     follow::{Follow, TopicHold},
+    home::Home,
     probe::Probes,
     reader::{Arrivals, Reader},
 };
@@ -45,6 +45,7 @@ pub(crate) struct Links {
     metrics: BrokerMetrics,
     closed: AtomicBool,
     kick: Arc<Notify>,
+    is_sharded: bool,
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -58,12 +59,25 @@ pub(crate) fn fresh_epoch() -> Epoch {
 impl Links {
     /// Makes the links, subscribes to this broker's canaries and starts the supervisor.
     pub(crate) async fn connect(
-        client: Client,
+        home: Home,
         config: &RedisConfig,
         metrics: &BrokerMetrics,
         arrivals: Arc<dyn Arrivals>,
     ) -> Result<Self, BrokerError> {
-        let canaries = format!("{}:probe:{:016x}", config.prefix, fresh_epoch().0);
+        Self::apart(home.clone(), home, config, metrics, arrivals).await
+    }
+
+    /// The same, where subscriptions and commands are not served alike.
+    pub(crate) async fn apart(
+        home: Home,
+        of_commands: Home,
+        config: &RedisConfig,
+        metrics: &BrokerMetrics,
+        arrivals: Arc<dyn Arrivals>,
+    ) -> Result<Self, BrokerError> {
+        // In a cluster they go the way of what they stand for, hence by its slot.
+        let root = home.tag().unwrap_or(&config.prefix);
+        let canaries = format!("{root}:probe:{:016x}", fresh_epoch().0);
         let probes = Arc::new(Probes::new(canaries));
         let follow = Follow::new(
             config.linger,
@@ -72,7 +86,7 @@ impl Links {
         );
         let reader = Arc::new(Reader::new(arrivals, probes.clone()));
         let supervisor = Supervisor {
-            client: client.clone(),
+            home: home.clone(),
             config: config.clone(),
             follow: follow.clone(),
             reader: reader.clone(),
@@ -82,7 +96,8 @@ impl Links {
             kick: Arc::new(Notify::new()),
             cancel: CancellationToken::new(),
         };
-        let commands = Commands::new(client, config);
+        let is_sharded = home.tag().is_some();
+        let commands = Commands::new(of_commands, config);
         let what = "connecting";
         let ready = commands.ready().await;
         ready.map_err(|failure| failure.into_error(what))?;
@@ -102,6 +117,7 @@ impl Links {
             metrics: metrics.clone(),
             closed: AtomicBool::new(false),
             kick,
+            is_sharded,
             supervisor: Mutex::new(Some(supervisor)),
         })
     }
@@ -168,7 +184,11 @@ impl Links {
         }
         let mut canary = self.probes.canary();
         let before = self.reader.pushes();
-        let mut publish = redis::cmd("PUBLISH");
+        let mut publish = redis::cmd(if self.is_sharded {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        });
         publish.arg(self.probes.name()).arg(canary.payload());
         let send = |mut link, _| async move { publish.query_async::<u64>(&mut link).await };
         self.commands.run(send).await?;

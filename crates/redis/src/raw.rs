@@ -61,8 +61,11 @@ impl RedisBroker {
     ///
     /// No error shows the URL's secret.
     pub async fn connect(config: RedisConfig, metrics: BrokerMetrics) -> Result<Self, BrokerError> {
-        let client = config.client()?;
+        let home = config.client()?;
         let routes = Arc::new(config.routes(Side::Node)?);
+        // A cluster brings what is published on any node to all of them, and keeps the order of what
+        // is published on one.
+        let of_commands = home.of(&routes.tag());
         let log = LogId::parse(LOG)
             .map_err(|why| error(ErrorKind::Rejected, "bad log name").with_source(why))?;
         let start = Position {
@@ -79,7 +82,7 @@ impl RedisBroker {
             start,
         ));
         let publisher = RawPublisher::new(&config, routes.clone());
-        let links = Links::connect(client, &config, &metrics, arrivals.clone()).await?;
+        let links = Links::apart(home, of_commands, &config, &metrics, arrivals.clone()).await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 config,

@@ -45,6 +45,8 @@ pub(crate) struct Server {
     pub(crate) run: Arc<str>,
     /// Its release; empty where we may not ask.
     pub(crate) version: Arc<str>,
+    /// `standalone`, `cluster` or `sentinel`; empty where we may not ask.
+    pub(crate) mode: Arc<str>,
 }
 
 /// Reads what the link brings, each message once, and nothing of a link that is no more.
@@ -101,7 +103,7 @@ impl Reader {
         self.pushes.fetch_add(1, Ordering::Relaxed);
         let mut data = push.data.into_iter();
         let glob = match push.kind {
-            PushKind::Message => None,
+            PushKind::Message | PushKind::SMessage => None,
             PushKind::PMessage => match data.next() {
                 Some(Value::BulkString(glob)) => Some(glob),
                 _ => return,
@@ -109,8 +111,10 @@ impl Reader {
             // Our subscriptions are others from here on.
             PushKind::Subscribe
             | PushKind::PSubscribe
+            | PushKind::SSubscribe
             | PushKind::Unsubscribe
-            | PushKind::PUnsubscribe => return state.overlap.reset(),
+            | PushKind::PUnsubscribe
+            | PushKind::SUnsubscribe => return state.overlap.reset(),
             _ => return,
         };
         let (Some(Value::BulkString(name)), Some(Value::BulkString(message))) =

@@ -144,7 +144,9 @@ async fn a_key_is_known_on_every_node() {
     for data in ["keyed", "keyed", "next"] {
         assert_eq!(follower.told().await.1, data);
     }
-    let left = server.cli(&["PTTL", "fanfare:key:orders.eu k1"]).await;
+    let left = server
+        .cli(&["PTTL", "{fanfare:raw}:key:orders.eu k1"])
+        .await;
     let left: u64 = left.parse().unwrap();
     assert!((60_000..=120_000).contains(&left), "{left}");
 }

@@ -730,7 +730,12 @@ async fn the_rights_of_the_guide_are_enough() {
         return;
     };
     let guide = include_str!("../../../docs/backends.md");
-    for begin in guide.match_indices("ACL SETUSER").map(|(begin, _)| begin) {
+    for begin in guide
+        .match_indices("ACL SETUSER fanfare ")
+        .map(|(begin, _)| begin)
+        // The third is of streams alone.
+        .take(2)
+    {
         let command = &guide[begin..begin + guide[begin..].find("```").unwrap()];
         let words: Vec<_> = command.split_whitespace().collect();
         server.cli(&words).await;

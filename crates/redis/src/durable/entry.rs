@@ -7,8 +7,8 @@ use fanfare_core::{Channel, Epoch, Event, LogId, Offset, Position, Undeliverable
 
 use crate::envelope::{self, Envelope};
 
-/// The longest first line of an announcement, in bytes: three numbers.
-const MAX_LINE_BYTES: usize = 80;
+/// The longest first line of an announcement, in bytes: three numbers and a channel.
+const MAX_LINE_BYTES: usize = 80 + 256;
 
 /// An event with its place, of one partition.
 #[derive(Debug)]
@@ -58,8 +58,12 @@ impl Entry {
         })
     }
 
-    /// An announcement, with its epoch; `None` where it is none of ours.
-    pub(crate) fn announced(message: &Bytes, most: usize) -> Option<(Epoch, Self)> {
+    /// An announcement, with its epoch and the channel if it names one; `None` where it is none of
+    /// ours.
+    pub(crate) fn announced(
+        message: &Bytes,
+        most: usize,
+    ) -> Option<(Epoch, Self, Option<Channel>)> {
         let window = &message[..message.len().min(MAX_LINE_BYTES)];
         let end = window.iter().position(|b| *b == b'\n')?;
         let line = std::str::from_utf8(&message[..end]).ok()?;
@@ -70,7 +74,8 @@ impl Entry {
             previous: Previous::parse(numbers.next()?)?,
             content: open(message.slice(end + 1..), most),
         };
-        Some((epoch, entry))
+        let channel = numbers.next().map(Channel::parse);
+        Some((epoch, entry, channel.transpose().ok()?))
     }
 }
 
@@ -115,13 +120,16 @@ mod tests {
 
     const ENVELOPE: &str = "{\"v\":1,\"at\":1}\nx";
 
-    fn announced(line: &str) -> Option<(Epoch, Entry)> {
+    fn announced(line: &str) -> Option<(Epoch, Entry, Option<Channel>)> {
         Entry::announced(&format!("{line}\n{ENVELOPE}").into(), 10)
     }
 
     #[test]
     fn announcements_are_read() {
-        let (epoch, entry) = announced("18446744073709551615 7 3").unwrap();
+        let (epoch, entry, channel) = announced("18446744073709551615 7 3").unwrap();
+        assert_eq!(channel, None);
+        let (.., channel) = announced("1 7 3 a.b").unwrap();
+        assert_eq!(channel.unwrap().as_str(), "a.b");
         assert_eq!((epoch, entry.offset), (Epoch(u64::MAX), 7));
         let exact = |offset, exact| Previous { offset, exact };
         assert_eq!(entry.previous, exact(3, true));
@@ -131,12 +139,20 @@ mod tests {
 
     #[test]
     fn what_others_publish_is_none() {
-        for line in ["", "1 2", "1 2 x", "-1 2 3", "1 2 ??3", &"1".repeat(100)] {
+        for line in [
+            "",
+            "1 2",
+            "1 2 3 a..b",
+            "1 2 x",
+            "-1 2 3",
+            "1 2 ??3",
+            &"1".repeat(100),
+        ] {
             assert!(announced(line).is_none(), "{line}");
         }
         assert!(Entry::announced(&"1 2 3".into(), 10).is_none());
         let long = format!("1 2 0\n{ENVELOPE}{}", "x".repeat(10));
-        let (_, entry) = Entry::announced(&long.into(), 10).unwrap();
+        let (_, entry, _) = Entry::announced(&long.into(), 10).unwrap();
         assert_eq!(entry.content.unwrap_err(), Undeliverable::TooLarge);
     }
 }

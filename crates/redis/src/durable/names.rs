@@ -4,6 +4,9 @@
 
 use fanfare_core::{Channel, InvalidChannel, Pattern, Source};
 
+/// What an announcement's name has before the channel.
+const LIVE: &str = "live:";
+
 /// The names of a family of logs.
 #[derive(Debug)]
 pub(crate) struct Names {
@@ -14,6 +17,18 @@ pub(crate) struct Names {
     log: char,
     /// What a hole in a log is announced on, of each partition that can have one.
     holes: Vec<String>,
+    /// What an announcement's name has before the channel.
+    live: String,
+    is_sharded: bool,
+}
+
+/// What a name means that an announcement came on.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    /// A channel.
+    Channel(Result<Channel, InvalidChannel>),
+    /// Every channel of the partition; the announcement names which.
+    All,
 }
 
 impl Names {
@@ -24,6 +39,8 @@ impl Names {
             partitions,
             log: 'r',
             holes: Vec::new(),
+            live: LIVE.into(),
+            is_sharded: false,
         }
     }
 
@@ -36,12 +53,37 @@ impl Names {
             root,
             partitions: 1,
             log: 'h',
+            live: LIVE.into(),
+            is_sharded: false,
         }
     }
 
     /// The name of a partition's log.
     pub(crate) fn log(&self, partition: usize) -> String {
         format!("{}{partition}", self.log)
+    }
+
+    /// The names of a database. Keys live in one; pub/sub knows none, so that its names must differ.
+    pub(crate) fn on(self, database: i64) -> Self {
+        let live = match database {
+            0 => LIVE.into(),
+            _ => format!("live/{database}:"),
+        };
+        Self { live, ..self }
+    }
+
+    /// The names of sharded pub/sub, which has no globs: who follows a pattern with wildcards hears
+    /// all that its partitions announce, on one name each.
+    pub(crate) fn sharded(self) -> Self {
+        Self {
+            is_sharded: true,
+            ..self
+        }
+    }
+
+    /// The hash tag of a partition.
+    pub(crate) fn tag(&self, partition: usize) -> String {
+        format!("{}{partition}}}", self.root)
     }
 
     /// How many partitions there are.
@@ -92,7 +134,7 @@ impl Names {
 
     /// What a channel is announced on.
     pub(crate) fn live(&self, partition: usize, channel: &str) -> String {
-        self.key(partition, &format!("live:{channel}"))
+        self.key(partition, &format!("{}{channel}", self.live))
     }
 
     /// What a hole in a log is announced on, of each partition that can have one.
@@ -100,24 +142,38 @@ impl Names {
         &self.holes
     }
 
-    /// What to subscribe to for followers of a pattern.
-    pub(crate) fn sources(&self, pattern: &Pattern) -> Vec<Source> {
-        let text = pattern.as_str();
-        let of = |partition| match pattern.is_wild() {
-            false => Source::Name(self.live(partition, text)),
-            // Names of channels have no character that a glob takes for its own. A `*` of a glob
-            // runs over dots too: what arrives is checked again.
-            true => Source::Wild(self.live(partition, &glob(pattern))),
-        };
-        self.partitions_of(pattern).map(of).collect()
+    /// What every channel is announced on besides, where pub/sub is sharded.
+    pub(crate) fn all(&self, partition: usize) -> Option<String> {
+        self.is_sharded.then(|| self.key(partition, "all"))
     }
 
-    /// The partition and the channel that a message arrived of; `None` where the name is not ours.
-    pub(crate) fn arrival(&self, name: &[u8]) -> Option<(usize, Result<Channel, InvalidChannel>)> {
+    /// What to subscribe to in a partition for followers of a pattern.
+    pub(crate) fn source(&self, partition: usize, pattern: &Pattern) -> Source {
+        if !pattern.is_wild() {
+            return Source::Name(self.live(partition, pattern.as_str()));
+        }
+        match self.all(partition) {
+            Some(all) => Source::Name(all),
+            // Names of channels have no character that a glob takes for its own. A `*` of a glob
+            // runs over dots too: what arrives is checked again.
+            None => Source::Wild(self.live(partition, &glob(pattern))),
+        }
+    }
+
+    /// The partition that a message arrived of, and what its name means; `None` where the name is
+    /// not ours.
+    pub(crate) fn arrival(&self, name: &[u8]) -> Option<(usize, Heard)> {
         let name = String::from_utf8_lossy(name);
-        let (partition, rest) = name.strip_prefix(&self.root)?.split_once("}:live:")?;
+        let (partition, rest) = name.strip_prefix(&self.root)?.split_once("}:")?;
         let partition: usize = partition.parse().ok()?;
-        (partition < self.partitions).then(|| (partition, Channel::parse(rest)))
+        if partition >= self.partitions {
+            return None;
+        }
+        if self.is_sharded && rest == "all" {
+            return Some((partition, Heard::All));
+        }
+        let channel = Channel::parse(rest.strip_prefix(&*self.live)?);
+        Some((partition, Heard::Channel(channel)))
     }
 }
 
@@ -157,7 +213,8 @@ mod tests {
         let channel = Channel::parse("a:b.}:live:c").unwrap();
         assert_eq!(names.stream(1, &channel), "{ff:p1}:s:a:b.}:live:c");
         let live = names.live(1, channel.as_str());
-        assert_eq!(names.arrival(live.as_bytes()), Some((1, Ok(channel))));
+        let heard = Some((1, Heard::Channel(Ok(channel))));
+        assert_eq!(names.arrival(live.as_bytes()), heard);
         for other in [
             "{ff:p2}:live:a",
             "{ff:p0}:meta",
@@ -166,19 +223,39 @@ mod tests {
         ] {
             assert_eq!(names.arrival(other.as_bytes()), None, "{other}");
         }
-        assert!(names.arrival(b"{ff:p0}:live:a b").unwrap().1.is_err());
+        let bad = names.arrival(b"{ff:p0}:live:a b").unwrap().1;
+        assert!(matches!(bad, Heard::Channel(Err(_))));
     }
 
     #[test]
     fn a_pattern_is_followed_in_every_partition() {
         let names = Names::new("ff", 2);
-        let sources = names.sources(&"a.*.>".parse().unwrap());
-        let glob = |text: &str| Source::Wild(text.into());
-        assert_eq!(
-            sources,
-            [glob("{ff:p0}:live:a.*.*"), glob("{ff:p1}:live:a.*.*")]
-        );
-        let one = names.sources(&"a.b".parse().unwrap());
-        assert!(matches!(&one[..], [Source::Name(_)]), "{one:?}");
+        let (wild, name) = ("a.*.>".parse().unwrap(), "a.b".parse().unwrap());
+        assert_eq!(names.partitions_of(&wild), 0..2);
+        assert_eq!(names.partitions_of(&name).len(), 1);
+        let glob = Source::Wild("{ff:p1}:live:a.*.*".into());
+        assert_eq!(names.source(1, &wild), glob);
+        let one = Source::Name("{ff:p0}:live:a.b".into());
+        assert_eq!(names.source(0, &name), one);
+    }
+
+    #[test]
+    fn sharded_names_know_no_globs() {
+        let names = Names::new("ff", 2).sharded();
+        let all = Source::Name("{ff:p1}:all".into());
+        assert_eq!(names.source(1, &"a.*.>".parse().unwrap()), all);
+        assert_eq!(names.arrival(b"{ff:p1}:all"), Some((1, Heard::All)));
+        assert_eq!(names.tag(1), "{ff:p1}");
+    }
+
+    #[test]
+    fn a_database_hears_its_own() {
+        let [zero, two] = [0, 2].map(|database| Names::new("ff", 1).on(database));
+        let (of_zero, of_two) = (zero.live(0, "a"), two.live(0, "a"));
+        assert_eq!(of_zero, "{ff:p0}:live:a");
+        assert!(zero.arrival(of_two.as_bytes()).is_none());
+        assert!(two.arrival(of_zero.as_bytes()).is_none());
+        assert!(two.arrival(of_two.as_bytes()).is_some());
+        assert_eq!(zero.meta(0), two.meta(0), "keys live in a database");
     }
 }

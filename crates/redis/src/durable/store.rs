@@ -193,7 +193,7 @@ impl Store {
             let answer: (u64, u64, u64, u64, String) = call.invoke_async(&mut link).await?;
             Ok((answer, server.run))
         };
-        let ((epoch, offset, begin, forgotten, holes), run) = self.reads.run(ask).await?;
+        let ((epoch, offset, begin, forgotten, holes), run) = self.reads.insist(ask).await?;
         Ok(Stand {
             epoch: Epoch(epoch),
             offset,
@@ -223,25 +223,27 @@ impl Store {
             error(ErrorKind::TooLarge, message)
         })?;
         let (names, rule) = (&self.names, self.retention.rule_of(channel));
+        let (envelope, key) = (&envelope, publication.key.as_ref());
         let announce = |mut link, server: Server| async move {
             let mut call = self.stand_on(&self.scripts.publish, seen, &server.run);
             call.key(names.stream(self.partition, channel));
-            if let Some(key) = &publication.key {
+            if let Some(key) = key {
                 call.key(names.idempotency(self.partition, channel, key.as_str()));
             }
             call.arg(channel.as_str())
                 .arg(names.live(self.partition, channel.as_str()))
-                .arg(&envelope)
+                .arg(envelope)
                 .arg(publication.weight(channel))
                 .arg(rule.max_count)
                 .arg(rule.max_bytes)
                 .arg(millis(rule.max_age))
                 .arg(self.max_channels)
-                .arg(millis(self.key_window).max(1));
+                .arg(millis(self.key_window).max(1))
+                .arg(names.all(self.partition).unwrap_or_default());
             let answer: (u8, u64, u64) = call.invoke_async(&mut link).await?;
             Ok((answer, server.run))
         };
-        let answer = commands.run(announce).await;
+        let answer = commands.insist(announce).await;
         let ((duplicate, epoch, offset), run) =
             answer.map_err(|failure| failure.into_error("publishing"))?;
         Ok(Placed {
@@ -341,8 +343,9 @@ impl Store {
                     .arg(("COUNT", count)),
             };
         }
+        let pipeline = &pipeline;
         let run = |mut link, _| async move { pipeline.query_async(&mut link).await };
-        self.reads.run(run).await
+        self.reads.insist(run).await
     }
 
     /// The epoch now; `None` where the log is lost.
@@ -354,8 +357,9 @@ impl Store {
     }
 
     async fn ask<T: FromRedisValue>(&self, ask: Cmd) -> Result<T, Failure> {
+        let ask = &ask;
         let run = |mut link, _| async move { ask.query_async(&mut link).await };
-        self.reads.run(run).await
+        self.reads.insist(run).await
     }
 }
 

@@ -39,8 +39,9 @@ impl RawPublisher {
             None => {
                 let mut publish = redis::cmd("PUBLISH");
                 publish.arg(name).arg(message);
+                let publish = &publish;
                 let run = |mut link, _| async move { publish.query_async::<u64>(&mut link).await };
-                commands.run(run).await.map(|_| false)
+                commands.insist(run).await.map(|_| false)
             }
             Some(key) => {
                 let window = self.key_window.as_millis().max(1);
@@ -49,8 +50,9 @@ impl RawPublisher {
                     .arg(u64::try_from(window).unwrap_or(u64::MAX))
                     .arg(name)
                     .arg(message);
+                let once = &once;
                 let run = |mut link, _| async move { once.invoke_async::<u64>(&mut link).await };
-                commands.run(run).await.map(|published| published == 0)
+                commands.insist(run).await.map(|published| published == 0)
             }
         };
         let duplicate = answer.map_err(|failure| failure.into_error("publishing"))?;

@@ -12,7 +12,7 @@ use crate::durable::names::fnv1a;
 pub(crate) struct Routes {
     /// `{prefix}:`, which nobody else's names begin with.
     own: String,
-    /// What the names of durable channels begin with.
+    /// What our names with a hash tag begin with.
     durable: String,
     rules: Vec<Rule>,
     side: Side,
@@ -107,10 +107,15 @@ impl Routes {
         first.unwrap_or(rule).side
     }
 
+    /// The hash tag of the idempotency keys: in a cluster, one node knows them all.
+    pub(crate) fn tag(&self) -> String {
+        format!("{}raw}}", self.durable)
+    }
+
     /// The key under which a publication's idempotency key is known. A channel has no space, so two
     /// channels never share one.
     pub(crate) fn key(&self, channel: &Channel, key: &str) -> String {
-        format!("{}key:{channel} {key}", self.own)
+        format!("{}:key:{channel} {key}", self.tag())
     }
 
     /// Where a publication to `channel` goes.
@@ -335,7 +340,7 @@ mod tests {
         assert_eq!(routes.arrival(b"ff:live:a.b"), Arrival::Other);
         assert_eq!(routes.arrival(b"ff:probe:1"), Arrival::Other);
         assert_eq!(routes.arrival(b"{ff:p0}:live:a"), Arrival::Other);
-        assert_eq!(routes.arrival(b"ff:key:1"), Arrival::Other);
+        assert_eq!(routes.arrival(b"{ff:raw}:key:1"), Arrival::Other);
         assert_eq!(routes.arrival(b"a:b"), Arrival::Raw(Ok(channel("a.b"))));
         assert!(matches!(routes.arrival(b"a:\xff"), Arrival::Raw(Err(_))));
         assert!(matches!(routes.arrival(b"a: "), Arrival::Raw(Err(_))));

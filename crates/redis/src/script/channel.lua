@@ -3,7 +3,7 @@
 -- An entry has the id `<offset>-0` and the fields p (the channel's place before it; with a `?` where
 -- that is only a bound), s (what all entries before it weighed), w (its weight), t (when, in ms of
 -- this server's clock) and e (the envelope). An announcement is `epoch offset p`, a line end, and the
--- envelope.
+-- envelope; on the name of every channel the line ends with the channel.
 
 -- Of a channel, at most so many entries are taken away beside those over max_count and those added.
 local TRIMS = 128
@@ -35,14 +35,20 @@ local function open(log, name, stream)
   return channel
 end
 
--- Stores an event and announces it.
-local function append(log, channel, offset, weight, envelope, max_count, now, live)
+-- Stores an event and announces it: where pub/sub is sharded, by that, and on the name `all` besides.
+local function append(log, channel, offset, weight, envelope, max_count, now, live, all)
   local place = text(offset)
   -- Before PUBLISH, which succeeds where a write is refused: nothing is announced that is not stored.
   redis.call('XADD', channel.stream, 'MAXLEN', '=', max_count, place .. '-0',
     'p', channel.previous, 's', text(channel.weighed), 'w', text(weight), 't', text(now),
     'e', envelope)
-  redis.call('PUBLISH', live, log.epoch .. ' ' .. place .. ' ' .. channel.previous .. '\n' .. envelope)
+  local line = log.epoch .. ' ' .. place .. ' ' .. channel.previous
+  if (all or '') == '' then
+    redis.call('PUBLISH', live, line .. '\n' .. envelope)
+  else
+    redis.call('SPUBLISH', live, line .. '\n' .. envelope)
+    redis.call('SPUBLISH', all, line .. ' ' .. channel.name .. '\n' .. envelope)
+  end
   channel.previous, channel.added = place, channel.added + 1
   channel.weighed = channel.weighed + weight
 end
@@ -67,7 +73,9 @@ local function forget(most, opened, streams)
     if redis.call('ZCARD', KEYS[2]) <= most then break end
     local quiet = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
     redis.call('ZREM', KEYS[2], quiet[1])
-    redis.call('UNLINK', streams .. quiet[1])
+    -- While its slot moves, a stream may be on another node already. What is stored and announced
+    -- must not fail for that.
+    redis.pcall('UNLINK', streams .. quiet[1])
     redis.call('HSET', KEYS[1], 'forgotten', quiet[2])
   end
 end

@@ -18,7 +18,7 @@ use std::{
 use fanfare_core::{Epoch, LinkUp, LogId, Offset};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use redis::{Client, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
@@ -31,10 +31,11 @@ use super::{
     look::{Bounds, Known, Looks, Part},
 };
 use crate::{
-    command::{self, Commands},
+    command::Commands,
     config::RedisConfig,
     connection::Backoff,
     error::{BACKEND, Failure},
+    home::Home,
 };
 
 /// The most streams that one link waits for.
@@ -56,7 +57,7 @@ const BELL_KEPT: Duration = Duration::from_secs(600);
 
 /// The links that follow streams.
 pub(crate) struct Readers {
-    client: Client,
+    home: Home,
     config: RedisConfig,
     looks: Arc<Looks>,
     outlet: Arc<Outlet>,
@@ -89,7 +90,7 @@ struct Woken {
 impl Readers {
     /// Starts with one link, which waits for the bell alone.
     pub(super) fn start(
-        client: Client,
+        home: Home,
         config: RedisConfig,
         looks: Arc<Looks>,
         outlet: Arc<Outlet>,
@@ -97,7 +98,7 @@ impl Readers {
         cancel: CancellationToken,
     ) -> Arc<Self> {
         let readers = Arc::new(Self {
-            client,
+            home,
             config,
             bell: looks.bell(fastrand::u64(..)),
             looks,
@@ -242,17 +243,23 @@ impl Readers {
         backoff: &mut Backoff,
         was_cut: &mut bool,
     ) -> Failure {
-        let (client, patience) = (&self.client, self.config.connect_timeout);
-        let made = command::connect(client, |_| Ok(()), patience).await;
-        let mut connection = match made {
-            Ok(connection) => connection,
+        let (mut connection, at) = match self.home.connect(|_| Ok(())).await {
+            Ok(met) => (met.connection, met.at),
             Err(failure) => return failure,
         };
+        let mut asked = Instant::now();
         let every = self.config.ping_interval * VERIFY_PINGS;
         let mut verified: Option<Instant> = None;
         let mut heard = Offset::ZERO;
         let mut due: Vec<Arc<Followed>> = Vec::new();
         loop {
+            if asked.elapsed() >= self.config.ping_interval {
+                // A primary that was demoted, or left alone, goes on answering.
+                if let Err(failure) = self.home.verify(&at, &mut connection).await {
+                    return failure;
+                }
+                asked = Instant::now();
+            }
             let verifies = verified.is_none_or(|at| at.elapsed() >= every);
             if verifies {
                 due = link.all();

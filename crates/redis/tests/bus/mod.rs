@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub(crate) mod fleet;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fanfare_core::{
@@ -201,6 +203,12 @@ pub(crate) async fn streams(url: String) -> RedisStreams {
 pub(crate) async fn connect_streams(config: RedisConfig) -> RedisStreams {
     let connected = RedisStreams::connect(config, metrics(), StreamMetrics::unregistered());
     connected.await.unwrap()
+}
+
+/// What TLS needs of the process.
+pub(crate) fn install_provider() {
+    // It fails only where one is installed.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 pub(crate) fn metrics() -> BrokerMetrics {
