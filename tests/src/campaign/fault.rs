@@ -17,6 +17,8 @@ pub enum Fault {
     TearLinks,
     /// The bus' side of them vanishes without a word.
     OrphanLinks,
+    /// The next announcements to a node are lost, so many on each link, and nothing else shows.
+    LoseMessages(u64),
     /// Packets are dropped for so long.
     Blackhole(Duration),
     /// Each chunk takes this much longer, for a second.
@@ -31,6 +33,26 @@ pub enum Fault {
     KillNode,
     /// A node stands still (SIGSTOP) for so long.
     PauseNode(Duration),
+    /// The node that records what others publish is killed, while another stands by.
+    KillRecorder,
+    /// The node that stands by is killed.
+    KillStandby,
+    /// Both are.
+    KillBoth,
+    /// The links of the node that records are reset, while another stands by.
+    CutRecorder,
+    /// Its packets are dropped for so long.
+    BlackholeRecorder(Duration),
+    /// It stands still for so long, and wakes up as if nothing had been.
+    PauseRecorder(Duration),
+    /// Another server takes over, while the old one lives.
+    Failover,
+    /// The server that leads is killed and comes back after another took over.
+    KillPrimary,
+    /// The slot of the log moves to another server.
+    MigrateSlot,
+    /// A server says that it goes, goes, and comes back.
+    LameDuck,
     /// The load balancer takes its configuration anew and cuts what it carries a little later.
     ReloadBalancer,
 }
@@ -44,6 +66,7 @@ impl fmt::Display for Fault {
             Self::CutLinks => "cut",
             Self::TearLinks => "tear",
             Self::OrphanLinks => "orphan",
+            Self::LoseMessages(count) => return write!(f, "lose-{count}-messages"),
             Self::Blackhole(time) => return write!(f, "blackhole-{}s", time.as_secs_f32()),
             Self::Delay(time) => return write!(f, "delay-{}ms", time.as_millis()),
             Self::RestartBus => "restart-bus",
@@ -51,6 +74,18 @@ impl fmt::Display for Fault {
             Self::FlushBus => "flush-bus",
             Self::KillNode => "kill-node",
             Self::PauseNode(time) => return write!(f, "pause-node-{}s", time.as_secs()),
+            Self::KillRecorder => "kill-recorder",
+            Self::KillStandby => "kill-standby",
+            Self::KillBoth => "kill-both",
+            Self::CutRecorder => "cut-recorder",
+            Self::BlackholeRecorder(time) => {
+                return write!(f, "blackhole-recorder-{}s", time.as_secs());
+            }
+            Self::PauseRecorder(time) => return write!(f, "pause-recorder-{}s", time.as_secs()),
+            Self::Failover => "failover",
+            Self::KillPrimary => "kill-primary",
+            Self::MigrateSlot => "migrate-slot",
+            Self::LameDuck => "lame-duck",
             Self::ReloadBalancer => "reload-balancer",
         };
         f.write_str(name)

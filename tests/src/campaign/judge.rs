@@ -223,7 +223,7 @@ impl<'a> Reading<'a> {
             } => self.event(at, *channel, *number, *bytes, id),
             Seen::Gap(gap) => self.gap(at, gap),
             Seen::Broke(_) => self.verdict.breaks += 1,
-            Seen::Back(_) => {}
+            Seen::Back(_) | Seen::Refused(_) => {}
             Seen::Stranger(what) => {
                 self.verdict.phantoms += 1;
                 let client = self.transcript.client;

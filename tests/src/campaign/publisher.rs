@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use fanfare_testkit::{Reply, Resp, http};
+use fanfare_testkit::{NatsClient, Reply, Resp, http};
 use tokio::time::timeout;
 
 use super::{payload, roamer::Stage, truth::Outcome};
@@ -24,6 +24,12 @@ pub enum Way {
     Publish(SocketAddr),
     /// Another service's `XADD`, to `log:<rest of the channel>`.
     Xadd(SocketAddr),
+    /// Another service's publications to core NATS, which a stream captures; taken once the server
+    /// has answered a ping. On the channel's name.
+    CoreNats(SocketAddr),
+    /// Another service's publications to JetStream, under message ids: repeated, at the next
+    /// server, until the stream acknowledges.
+    JetStream(Vec<SocketAddr>),
 }
 
 /// One publication on its way.
@@ -41,7 +47,10 @@ type Answer = (Outcome, Option<String>);
 pub(super) struct Publisher {
     stage: Arc<Stage>,
     way: Way,
-    link: Option<Resp>,
+    redis: Option<Resp>,
+    nats: Option<NatsClient>,
+    /// How often it went to another server.
+    moves: usize,
 }
 
 impl Publisher {
@@ -49,7 +58,9 @@ impl Publisher {
         Self {
             stage,
             way,
-            link: None,
+            redis: None,
+            nats: None,
+            moves: 0,
         }
     }
 
@@ -76,8 +87,8 @@ impl Publisher {
             {
                 tokio::time::sleep(PAUSE).await;
             }
-            let may_repeat =
-                matches!(self.way, Way::Keyed(_)) && tokio::time::Instant::now() < until;
+            let may_repeat = matches!(self.way, Way::Keyed(_) | Way::JetStream(_))
+                && tokio::time::Instant::now() < until;
             let mut again = Vec::new();
             for (mut outgoing, (mut outcome, id)) in batch.into_iter().zip(answers) {
                 outgoing.may_be_stored |= outcome == Outcome::Unknown;
@@ -97,7 +108,7 @@ impl Publisher {
 
     async fn send(&mut self, batch: &[Outgoing]) -> Vec<Answer> {
         let names = self.stage.truth.channels();
-        let mut answers = match &self.way {
+        let mut answers = match &self.way.clone() {
             Way::Keyed(address) => post(*address, names, batch, true).await,
             Way::Http(address) => post(*address, names, batch, false).await,
             Way::Publish(address) | Way::Xadd(address) => {
@@ -109,16 +120,62 @@ impl Publisher {
                 let address = *address;
                 let sent = timeout(
                     ANSWER_WITHIN,
-                    run(&mut self.link, address, &commands, &mut answers),
+                    run(&mut self.redis, address, &commands, &mut answers),
                 )
                 .await;
                 if !matches!(sent, Ok(Ok(()))) {
-                    self.link = None;
+                    self.redis = None;
                 }
                 answers
             }
+            Way::CoreNats(address) => self.over_nats(*address, batch).await,
+            Way::JetStream(addresses) => {
+                let address = addresses[self.moves % addresses.len()];
+                self.over_nats(address, batch).await
+            }
         };
         answers.resize(batch.len(), (Outcome::Unknown, None));
+        answers
+    }
+
+    /// To NATS, one after the other. What is not answered is not known.
+    async fn over_nats(&mut self, address: SocketAddr, batch: &[Outgoing]) -> Vec<Answer> {
+        let names = self.stage.truth.channels();
+        let with_acknowledgement = matches!(self.way, Way::JetStream(_));
+        let nats = &mut self.nats;
+        let mut answers = Vec::new();
+        let sending = async {
+            let nats = match nats {
+                Some(nats) => nats,
+                None => nats.insert(NatsClient::connect(address).await?),
+            };
+            for outgoing in batch {
+                let subject = &names[outgoing.channel];
+                if with_acknowledgement {
+                    let key = format!("{}-{}", outgoing.channel, outgoing.number);
+                    let headers = [("Nats-Msg-Id", &*key)];
+                    let said = nats.request_with(subject, &outgoing.data, &headers).await?;
+                    let said: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+                    let outcome = match said["seq"].is_u64() {
+                        true => Outcome::Stored,
+                        false => Outcome::Unknown,
+                    };
+                    answers.push((outcome, None));
+                } else {
+                    nats.publish(subject, &outgoing.data, &[]);
+                }
+            }
+            if !with_acknowledgement {
+                nats.flush().await?;
+                answers.resize(batch.len(), (Outcome::Stored, None));
+            }
+            io::Result::Ok(())
+        };
+        let sent = timeout(ANSWER_WITHIN, sending).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            self.nats = None;
+            self.moves += 1;
+        }
         answers
     }
 

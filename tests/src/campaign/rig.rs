@@ -1,65 +1,62 @@
 //! What a campaign is about: a bus, links to it, nodes, and the load balancer before them.
 
-use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::atomic::AtomicBool, time::Duration};
 
-use fanfare_testkit::{
-    Fanfare, FanfareBuilder, HaProxy, RedisServer, TcpProxy, eventually, http, tool,
-};
+use fanfare_testkit::{Fanfare, FanfareBuilder, HaProxy, TcpProxy, eventually, http, tool};
 
-use super::fault::Fault;
+use super::{bus::Bus, fault::Fault};
 
 /// After so long old workers of the load balancer end what they carry.
 const BALANCER_CUTS_AFTER: Duration = Duration::from_millis(500);
 const READY_WITHIN: Duration = Duration::from_secs(90);
-/// Twice, and a scheduler that is busy: how long Redis may take to see one large event pass.
-const BUFFER_FILLS_WITHIN: Duration = Duration::from_secs(5);
+/// How long nodes may take to agree on who records and who stands by.
+const ROLES_WITHIN: Duration = Duration::from_secs(60);
 
 /// A bus, links to it, nodes, and the load balancer before them.
 #[derive(Debug)]
 pub struct Rig {
-    redis: RedisServer,
+    bus: Bus,
+    /// A link for each node, where the bus is one server.
     links: Vec<TcpProxy>,
     nodes: Vec<Fanfare>,
     balancer: HaProxy,
 }
 
-/// How a rig is set up.
+/// How the nodes of a rig are set up.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     /// How many nodes.
     pub nodes: usize,
-    /// Options of redis-server.
-    pub redis: &'a [&'a str],
-    /// Lines of the nodes' config, after `[broker.redis]`.
+    /// Lines of the nodes' config, after those of the broker's section.
     pub config: &'a str,
     /// Seconds that each node's clock is off.
     pub skew: &'a [i64],
 }
 
 impl Rig {
-    /// Starts everything; `None`, and a visible line, where a program is not installed.
-    pub async fn start(plan: Plan<'_>) -> Option<Self> {
-        let redis = RedisServer::start_with(plan.redis).await?;
+    /// Starts nodes on a bus; `None`, and a visible line, where a program is not installed.
+    pub async fn start(bus: Bus, plan: Plan<'_>) -> Option<Self> {
         let mut links = Vec::new();
         let mut nodes = Vec::new();
         for number in 0..plan.nodes {
-            let link = TcpProxy::start(redis.address()).await;
-            let config = config(number, &format!("redis://{}", link.address()), plan.config);
+            let link = match bus.server() {
+                Some(server) if bus.is_redis() => Some(TcpProxy::start_redis(server).await),
+                Some(server) => Some(TcpProxy::start(server).await),
+                None => None,
+            };
+            let broker = bus.config(link.as_ref().map(TcpProxy::address));
+            let config = config(number, &broker, plan.config);
             let mut builder = Fanfare::builder(&config).until_alive();
             if let Some(seconds) = plan.skew.get(number) {
                 builder = faketime(builder, *seconds)?;
             }
             nodes.push(builder.start().await);
-            links.push(link);
+            links.extend(link);
         }
         let addresses: Vec<SocketAddr> = nodes.iter().map(Fanfare::address).collect();
         let balancer = HaProxy::start_reloadable(&addresses, BALANCER_CUTS_AFTER).await?;
         let rig = Self {
-            redis,
+            bus,
             links,
             nodes,
             balancer,
@@ -73,9 +70,12 @@ impl Rig {
         self.balancer.address()
     }
 
-    /// Where other services publish: the bus itself.
+    /// Where other services publish: the bus itself, if it is one server.
+    ///
+    /// # Panics
+    /// If it is several.
     pub fn bus(&self) -> SocketAddr {
-        self.redis.address()
+        self.bus.server().expect("a bus of one server")
     }
 
     /// Waits until every node is ready.
@@ -90,6 +90,31 @@ impl Rig {
         }
     }
 
+    /// Waits until one node records what others publish, and another stands by. Answers which.
+    ///
+    /// # Panics
+    /// If there are none for long.
+    pub async fn roles(&self) -> (usize, usize) {
+        eventually("a recorder and a standby", ROLES_WITHIN, async || {
+            let recorder = self.with_role("recorder").await?;
+            let standby = self.with_role("standby").await?;
+            (recorder != standby).then_some((recorder, standby))
+        })
+        .await
+    }
+
+    async fn with_role(&self, role: &str) -> Option<usize> {
+        let line = format!("fanfare_recorder_role{{role=\"{role}\"}} 1");
+        for (index, node) in self.nodes.iter().enumerate() {
+            let url = format!("{}/metrics", node.admin_url());
+            let metrics = http::get(&url).await.ok()?.text();
+            if metrics.lines().any(|found| found == line) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
     /// Does it, and undoes what has an end. `large` asks publishers for large events meanwhile.
     pub(super) async fn inject(
         &mut self,
@@ -98,89 +123,76 @@ impl Rig {
         large: &AtomicBool,
     ) {
         let node = rng.usize(0..self.nodes.len());
-        let link = &self.links[node];
         match fault {
-            Fault::KillPubsub => self.kill_clients("pubsub").await,
-            Fault::KillNormal => self.kill_clients("normal").await,
-            Fault::OutputBuffer => self.overfill(large).await,
-            Fault::CutLinks => link.cut(),
-            Fault::TearLinks => link.tear(),
-            Fault::OrphanLinks => link.orphan(),
-            Fault::Blackhole(time) => {
-                link.block();
-                tokio::time::sleep(time).await;
-                // Networks that come back deliver what was sent, or have forgotten the connection.
-                if rng.bool() {
-                    link.cut();
-                }
-                link.unblock();
-            }
+            Fault::CutLinks => self.links[node].cut(),
+            Fault::TearLinks => self.links[node].tear(),
+            Fault::OrphanLinks => self.links[node].orphan(),
+            Fault::LoseMessages(count) => self.links[node].lose(count),
+            Fault::Blackhole(time) => self.black_out(node, time, rng).await,
             Fault::Delay(by) => {
-                link.delay(by);
+                self.links[node].delay(by);
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                link.unblock();
+                self.links[node].unblock();
             }
-            Fault::RestartBus => {
-                self.redis.kill();
-                tokio::time::sleep(Duration::from_millis(rng.u64(0..1_500))).await;
-                self.redis.restart().await;
+            Fault::KillNode => self.kill(&[node], rng).await,
+            Fault::PauseNode(time) => self.pause(node, time).await,
+            Fault::KillRecorder => {
+                let (recorder, _) = self.roles().await;
+                self.kill(&[recorder], rng).await;
             }
-            Fault::PauseBus(time) => {
-                self.redis.pause();
-                tokio::time::sleep(time).await;
-                self.redis.resume();
+            Fault::KillStandby => {
+                let (_, standby) = self.roles().await;
+                self.kill(&[standby], rng).await;
             }
-            Fault::FlushBus => {
-                self.redis.cli(&["FLUSHALL"]).await;
+            Fault::KillBoth => {
+                let (recorder, standby) = self.roles().await;
+                self.kill(&[recorder, standby], rng).await;
             }
-            Fault::KillNode => {
-                self.nodes[node].kill();
-                tokio::time::sleep(Duration::from_millis(rng.u64(0..1_500))).await;
-                self.nodes[node].restart().await;
+            Fault::CutRecorder => {
+                let (recorder, _) = self.roles().await;
+                self.links[recorder].cut();
             }
-            Fault::PauseNode(time) => {
-                self.nodes[node].pause();
-                tokio::time::sleep(time).await;
-                self.nodes[node].resume();
+            Fault::BlackholeRecorder(time) => {
+                let (recorder, _) = self.roles().await;
+                self.black_out(recorder, time, rng).await;
+            }
+            Fault::PauseRecorder(time) => {
+                let (recorder, _) = self.roles().await;
+                self.pause(recorder, time).await;
             }
             Fault::ReloadBalancer => self.balancer.reload(),
+            of_the_bus => self.bus.inject(of_the_bus, rng, large).await,
         }
     }
 
-    async fn kill_clients(&self, kind: &str) {
-        self.redis
-            .cli(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
-            .await;
+    async fn black_out(&mut self, node: usize, time: Duration, rng: &mut fastrand::Rng) {
+        self.links[node].block();
+        tokio::time::sleep(time).await;
+        // Networks that come back deliver what was sent, or have forgotten the connection.
+        if rng.bool() {
+            self.links[node].cut();
+        }
+        self.links[node].unblock();
     }
 
-    /// A limit so small that the next large event goes over it.
-    async fn overfill(&self, large: &AtomicBool) {
-        let before = self.overfilled();
-        self.limit("1 0 0").await;
-        large.store(true, Ordering::Relaxed);
-        eventually("Redis closes a subscriber", BUFFER_FILLS_WITHIN, || async {
-            (self.overfilled() > before).then_some(())
-        })
-        .await;
-        large.store(false, Ordering::Relaxed);
-        self.limit("0 0 0").await;
+    async fn kill(&mut self, nodes: &[usize], rng: &mut fastrand::Rng) {
+        for node in nodes {
+            self.nodes[*node].kill();
+        }
+        tokio::time::sleep(Duration::from_millis(rng.u64(0..1_500))).await;
+        for node in nodes {
+            self.nodes[*node].restart().await;
+        }
     }
 
-    async fn limit(&self, limit: &str) {
-        let limit = format!("pubsub {limit}");
-        self.redis
-            .cli(&["CONFIG", "SET", "client-output-buffer-limit", &limit])
-            .await;
-    }
-
-    /// How often it closed a client for that. No counter of Redis 7.0 tells.
-    fn overfilled(&self) -> usize {
-        let output = self.redis.output();
-        output.matches("overcoming of output buffer limits").count()
+    async fn pause(&mut self, node: usize, time: Duration) {
+        self.nodes[node].pause();
+        tokio::time::sleep(time).await;
+        self.nodes[node].resume();
     }
 }
 
-fn config(number: usize, url: &str, rest: &str) -> String {
+fn config(number: usize, broker: &str, rest: &str) -> String {
     format!(
         r#"
         [server]
@@ -191,10 +203,7 @@ fn config(number: usize, url: &str, rest: &str) -> String {
         max_bytes = "1GiB"
         [limits]
         connections_per_client = 100000
-        [broker]
-        kind = "redis"
-        [broker.redis]
-        url = "{url}"
+        {broker}
         {rest}
         "#
     )

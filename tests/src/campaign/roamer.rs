@@ -116,7 +116,11 @@ impl Roamer {
             let connected = self.connect().await;
             let ended = match connected {
                 Ok(()) => self.read().await,
-                Err(_) => {
+                Err(why) => {
+                    let refused = Seen::Refused(why.to_string().into());
+                    if self.transcript.seen.last() != Some(&refused) {
+                        self.transcript.seen.push(refused);
+                    }
                     tokio::time::sleep(PAUSE).await;
                     None
                 }
@@ -155,8 +159,11 @@ impl Roamer {
             return Err(io::ErrorKind::NotConnected.into());
         };
         if client.status() != 200 {
+            let status = client.status();
+            let body = client.body(LOOK_UP).await.unwrap_or_default();
+            let body = String::from_utf8_lossy(&body).into_owned();
             client.close();
-            return Err(io::Error::other("refused"));
+            return Err(io::Error::other(format!("{status} {body}")));
         }
         let hello = client.next_event(Duration::from_secs(30)).await;
         let hello = hello?.ok_or(io::ErrorKind::UnexpectedEof)?;

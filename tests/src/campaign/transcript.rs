@@ -34,6 +34,8 @@ pub enum Seen {
     Gap(GapSeen),
     /// The connection ended, one way or another.
     Broke(&'static str),
+    /// It was not let in, for this reason; the same one again is left out.
+    Refused(Box<str>),
     /// It is connected again, to this node.
     Back(Box<str>),
     /// What no publisher of the campaign can have sent.

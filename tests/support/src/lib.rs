@@ -43,6 +43,7 @@ mod redis;
 mod redis_cluster;
 mod redis_sentinel;
 mod resp;
+mod resp_frames;
 mod service;
 pub mod tool;
 

@@ -107,11 +107,24 @@ impl NatsClient {
         subject: &str,
         payload: impl AsRef<[u8]>,
     ) -> io::Result<Vec<u8>> {
+        self.request_with(subject, payload, &[]).await
+    }
+
+    /// The same with headers: a publication that JetStream acknowledges, for one (`Nats-Msg-Id`).
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub async fn request_with(
+        &mut self,
+        subject: &str,
+        payload: impl AsRef<[u8]>,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Vec<u8>> {
         self.requests += 1;
         let number = self.requests;
         let inbox = format!("_INBOX.{:016x}.{number}", fastrand::u64(..));
         self.push(&format!("SUB {inbox} {number}\r\nUNSUB {number} 1\r\n"));
-        self.publish_with_reply(subject, &inbox, payload.as_ref(), &[]);
+        self.publish_with_reply(subject, &inbox, payload.as_ref(), headers);
         let answer = async {
             self.send().await?;
             loop {

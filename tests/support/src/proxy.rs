@@ -1,6 +1,6 @@
 //! A TCP proxy that misbehaves on demand: what networks do to a link.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, io, net::SocketAddr, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use crate::port;
+use crate::{port, resp_frames::Frames};
 
 const CHUNK: usize = 16 << 10;
 
@@ -45,6 +45,7 @@ struct Orders {
     cuts: u64,
     tears: u64,
     orphans: u64,
+    losses: u64,
 }
 
 /// How a connection is to end.
@@ -60,6 +61,18 @@ impl TcpProxy {
     /// # Panics
     /// If no port can be had.
     pub async fn start(server: SocketAddr) -> Self {
+        Self::launch(server, false).await
+    }
+
+    /// Starts one in front of a Redis, which can [`lose`](Self::lose) messages.
+    ///
+    /// # Panics
+    /// If no port can be had.
+    pub async fn start_redis(server: SocketAddr) -> Self {
+        Self::launch(server, true).await
+    }
+
+    async fn launch(server: SocketAddr, is_redis: bool) -> Self {
         let listener = loop {
             // Another process can take the port first.
             if let Ok(listener) = TcpListener::bind(port::loopback(port::free())).await {
@@ -70,7 +83,7 @@ impl TcpProxy {
             .local_addr()
             .expect("a bound socket has an address");
         let (orders, hears) = watch::channel(Orders::default());
-        let task = tokio::spawn(accept(listener, server, hears)).abort_handle();
+        let task = tokio::spawn(accept(listener, server, is_redis, hears)).abort_handle();
         Self {
             address,
             orders,
@@ -100,6 +113,13 @@ impl TcpProxy {
         self.orders.send_modify(|orders| orders.orphans += 1);
     }
 
+    /// Loses the next messages that subscriptions bring, so many on each connection; nothing else
+    /// shows. No network does that; a server that forgets to announce would. Only of
+    /// [`start_redis`](Self::start_redis).
+    pub fn lose(&self, messages: u64) {
+        self.orders.send_modify(|orders| orders.losses += messages);
+    }
+
     /// Lets nothing through, in neither direction, on old and new connections: a network that
     /// drops packets. What was sent meanwhile arrives after [`unblock`](Self::unblock).
     pub fn block(&self) {
@@ -127,14 +147,19 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, hears: watch::Receiver<Orders>) {
+async fn accept(
+    listener: TcpListener,
+    server: SocketAddr,
+    is_redis: bool,
+    hears: watch::Receiver<Orders>,
+) {
     // Dropped with this task, and the connections with it.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
-                    connections.spawn(carry(client, server, hears.clone()));
+                    connections.spawn(carry(client, server, is_redis, hears.clone()));
                 }
                 // Out of descriptors, for one: the next one may go through.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -144,19 +169,29 @@ async fn accept(listener: TcpListener, server: SocketAddr, hears: watch::Receive
     }
 }
 
-async fn carry(mut client: TcpStream, server: SocketAddr, hears: watch::Receiver<Orders>) {
+async fn carry(
+    mut client: TcpStream,
+    server: SocketAddr,
+    is_redis: bool,
+    hears: watch::Receiver<Orders>,
+) {
     let born = *hears.borrow();
     let Ok(mut server) = TcpStream::connect(server).await else {
         reset(&client);
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let answers = Answers {
+        tears: born.tears,
+        losses: born.losses,
+        frames: is_redis.then(Frames::default),
+    };
     let end = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::select! {
             end = pump(from_client, to_server, hears.clone(), None) => end,
-            end = pump(from_server, to_client, hears.clone(), Some(born.tears)) => end,
+            end = pump(from_server, to_client, hears.clone(), Some(answers)) => end,
             end = obey(hears.clone(), born) => end,
         }
     };
@@ -200,13 +235,38 @@ async fn obey(mut hears: watch::Receiver<Orders>, born: Orders) -> End {
     }
 }
 
-/// Moves bytes one way until an end comes. `tears`: how many orders to tear there were when the
-/// connection was made, if they concern this direction.
+/// What happens to what the server sends, beside its passage.
+struct Answers {
+    /// How many orders there were when the connection was made, or were obeyed since.
+    tears: u64,
+    losses: u64,
+    frames: Option<Frames>,
+}
+
+impl Answers {
+    /// What of a chunk goes on, and whether it is torn there.
+    fn pass<'a>(&mut self, chunk: &'a [u8], orders: &Orders) -> (Cow<'a, [u8]>, bool) {
+        let mut passed = Cow::Borrowed(chunk);
+        if let Some(frames) = &mut self.frames {
+            let (whole, lost) = frames.take(chunk, orders.losses - self.losses);
+            self.losses += lost;
+            passed = Cow::Owned(whole);
+        }
+        let is_torn = orders.tears > self.tears;
+        if is_torn {
+            let half = passed.len() / 2;
+            passed = Cow::Owned(passed[..half].to_vec());
+        }
+        (passed, is_torn)
+    }
+}
+
+/// Moves bytes one way until an end comes.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut hears: watch::Receiver<Orders>,
-    tears: Option<u64>,
+    mut answers: Option<Answers>,
 ) -> End {
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -224,9 +284,11 @@ async fn pump(
         if let Passage::Delayed(by) = orders.passage {
             tokio::time::sleep(by).await;
         }
-        let torn = tears.is_some_and(|tears| orders.tears > tears);
-        let bytes = if torn { bytes / 2 } else { bytes };
-        if to.write_all(&chunk[..bytes]).await.is_err() || torn {
+        let (passed, is_torn) = match &mut answers {
+            Some(answers) => answers.pass(&chunk[..bytes], &orders),
+            None => (Cow::Borrowed(&chunk[..bytes]), false),
+        };
+        if to.write_all(&passed).await.is_err() || is_torn {
             return End::Reset;
         }
     }

@@ -1,0 +1,252 @@
+//! The bus of a rig, and what befalls it.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use fanfare_testkit::{
+    NatsCluster, NatsServer, RedisCluster, RedisSentinel, RedisServer, eventually,
+};
+
+use super::fault::Fault;
+
+/// A node's part of a partition, as Redis Cluster places it.
+const CLUSTER_KEY: &str = "{fanfare:p0}:meta";
+/// How long Redis may take to see one large event pass, on a busy machine.
+const BUFFER_FILLS_WITHIN: Duration = Duration::from_secs(20);
+
+/// The bus of a rig.
+#[derive(Debug)]
+pub enum Bus {
+    /// One Redis.
+    Redis(RedisServer),
+    /// A Redis that sentinels watch over.
+    Sentinel(RedisSentinel),
+    /// A Redis Cluster with a replica of each primary.
+    Cluster(RedisCluster),
+    /// One nats-server.
+    Nats(NatsServer),
+    /// Three nats-servers; the stream that is made to change its leader.
+    NatsCluster(NatsCluster, &'static str),
+}
+
+impl Bus {
+    /// The server, if it is one alone: links to it can be broken.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Redis(server) => Some(server.address()),
+            Self::Nats(server) => Some(server.address()),
+            Self::Sentinel(_) | Self::Cluster(_) | Self::NatsCluster(..) => None,
+        }
+    }
+
+    pub(super) fn is_redis(&self) -> bool {
+        matches!(self, Self::Redis(_) | Self::Sentinel(_) | Self::Cluster(_))
+    }
+
+    /// The lines of a node's config, for a link of its own or all servers there are.
+    pub(super) fn config(&self, link: Option<SocketAddr>) -> String {
+        let quoted = |urls: Vec<String>| {
+            let urls: Vec<String> = urls.iter().map(|url| format!("{url:?}")).collect();
+            format!("[{}]", urls.join(", "))
+        };
+        let link = link.map(|link| link.to_string()).unwrap_or_default();
+        match self {
+            Self::Redis(_) => redis(&format!("url = \"redis://{link}\"")),
+            Self::Sentinel(sentinel) => redis(&format!(
+                "sentinel = {{ urls = {}, master = {:?} }}",
+                quoted(sentinel.urls()),
+                RedisSentinel::MASTER
+            )),
+            Self::Cluster(cluster) => redis(&format!("cluster = {}", quoted(cluster.urls()))),
+            Self::Nats(_) => nats(&format!("url = \"nats://{link}\"")),
+            Self::NatsCluster(cluster, _) => nats(&format!("url = {}", quoted(cluster.urls()))),
+        }
+    }
+
+    /// Does it, and undoes what has an end.
+    pub(super) async fn inject(
+        &mut self,
+        fault: Fault,
+        rng: &mut fastrand::Rng,
+        large: &AtomicBool,
+    ) {
+        match self {
+            Self::Redis(redis) => on_redis(redis, fault, rng, large).await,
+            Self::Sentinel(sentinel) => on_sentinel(sentinel, fault, rng).await,
+            Self::Cluster(cluster) => on_cluster(cluster, fault, rng).await,
+            Self::Nats(nats) => match fault {
+                Fault::RestartBus => {
+                    nats.kill();
+                    a_moment(rng).await;
+                    nats.restart().await;
+                }
+                Fault::PauseBus(time) => {
+                    nats.pause();
+                    tokio::time::sleep(time).await;
+                    nats.resume();
+                }
+                _ => cannot(fault),
+            },
+            Self::NatsCluster(cluster, stream) => on_nats(cluster, stream, fault, rng).await,
+        }
+    }
+}
+
+fn redis(lines: &str) -> String {
+    format!("[broker]\nkind = \"redis\"\n[broker.redis]\n{lines}\n")
+}
+
+fn nats(lines: &str) -> String {
+    format!("[broker]\nkind = \"nats\"\n[broker.nats]\n{lines}\n")
+}
+
+/// A fault that this bus does not know is a mistake of the campaign.
+fn cannot(fault: Fault) {
+    panic!("{fault} cannot be done to this bus");
+}
+
+async fn a_moment(rng: &mut fastrand::Rng) {
+    tokio::time::sleep(Duration::from_millis(rng.u64(0..1_500))).await;
+}
+
+async fn on_redis(
+    redis: &mut RedisServer,
+    fault: Fault,
+    rng: &mut fastrand::Rng,
+    large: &AtomicBool,
+) {
+    match fault {
+        Fault::KillPubsub => kill_clients(redis, "pubsub").await,
+        Fault::KillNormal => kill_clients(redis, "normal").await,
+        Fault::OutputBuffer => overfill(redis, large).await,
+        Fault::RestartBus => {
+            redis.kill();
+            a_moment(rng).await;
+            redis.restart().await;
+        }
+        Fault::PauseBus(time) => {
+            redis.pause();
+            tokio::time::sleep(time).await;
+            redis.resume();
+        }
+        Fault::FlushBus => {
+            redis.cli(&["FLUSHALL"]).await;
+        }
+        _ => cannot(fault),
+    }
+}
+
+async fn kill_clients(redis: &RedisServer, kind: &str) {
+    redis
+        .cli(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
+        .await;
+}
+
+/// A limit so small that the next large event goes over it.
+async fn overfill(redis: &RedisServer, large: &AtomicBool) {
+    let before = overfilled(redis);
+    limit(redis, "1 0 0").await;
+    large.store(true, Ordering::Relaxed);
+    eventually("Redis closes a subscriber", BUFFER_FILLS_WITHIN, || async {
+        (overfilled(redis) > before).then_some(())
+    })
+    .await;
+    large.store(false, Ordering::Relaxed);
+    limit(redis, "0 0 0").await;
+}
+
+async fn limit(redis: &RedisServer, limit: &str) {
+    let limit = format!("pubsub {limit}");
+    redis
+        .cli(&["CONFIG", "SET", "client-output-buffer-limit", &limit])
+        .await;
+}
+
+/// How often it closed a client for that. No counter of Redis 7.0 tells.
+fn overfilled(redis: &RedisServer) -> usize {
+    let output = redis.output();
+    output.matches("overcoming of output buffer limits").count()
+}
+
+async fn on_sentinel(sentinel: &mut RedisSentinel, fault: Fault, rng: &mut fastrand::Rng) {
+    match fault {
+        Fault::Failover => {
+            sentinel.failover().await;
+        }
+        Fault::KillPrimary => {
+            let (old, _) = sentinel.kill_primary().await;
+            a_moment(rng).await;
+            sentinel.server_mut(old).restart().await;
+        }
+        Fault::PauseBus(time) => {
+            let Some(primary) = sentinel.primary().await else {
+                return;
+            };
+            sentinel.server_mut(primary).pause();
+            tokio::time::sleep(time).await;
+            sentinel.server_mut(primary).resume();
+        }
+        _ => cannot(fault),
+    }
+}
+
+async fn on_cluster(cluster: &mut RedisCluster, fault: Fault, rng: &mut fastrand::Rng) {
+    let primary = cluster.primary_of(CLUSTER_KEY).await;
+    match fault {
+        Fault::Failover => {
+            cluster.failover(primary, &[]).await;
+        }
+        Fault::KillPrimary => {
+            let replica = cluster.replica_of(primary);
+            cluster.node_mut(primary).kill();
+            cluster.takes_over(replica).await;
+            a_moment(rng).await;
+            cluster.node_mut(primary).restart().await;
+        }
+        Fault::MigrateSlot => {
+            cluster.migrate(CLUSTER_KEY).await;
+        }
+        Fault::PauseBus(time) => {
+            cluster.node_mut(primary).pause();
+            tokio::time::sleep(time).await;
+            cluster.node_mut(primary).resume();
+        }
+        _ => cannot(fault),
+    }
+}
+
+async fn on_nats(cluster: &mut NatsCluster, stream: &str, fault: Fault, rng: &mut fastrand::Rng) {
+    let leader = cluster.leader_of(stream).await;
+    let servers = cluster.servers().len();
+    let server = rng.usize(0..servers);
+    match fault {
+        Fault::Failover => {
+            cluster.step_down(stream).await;
+        }
+        Fault::KillPrimary => {
+            cluster.server_mut(leader).kill();
+            a_moment(rng).await;
+            cluster.server_mut(leader).restart().await;
+        }
+        Fault::RestartBus => {
+            cluster.server_mut(server).kill();
+            a_moment(rng).await;
+            cluster.server_mut(server).restart().await;
+        }
+        Fault::LameDuck => {
+            cluster.server_mut(server).lame_duck();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            cluster.server_mut(server).restart().await;
+        }
+        Fault::PauseBus(time) => {
+            cluster.server_mut(server).pause();
+            tokio::time::sleep(time).await;
+            cluster.server_mut(server).resume();
+        }
+        _ => cannot(fault),
+    }
+    cluster.is_whole().await;
+}
