@@ -45,7 +45,7 @@ type LateLogs = Arc<dyn Fn(&LogId) -> Option<Late> + Send + Sync>;
 pub struct Late {
     /// The log that [`LogMap::of`] names for every such wildcard, and that holds no event. A cursor
     /// that names it was made by one who followed the wildcard: what it does not name of the other
-    /// logs was not there yet.
+    /// logs was not there yet. Of a log that is not known, any index.
     pub index: LogId,
     /// The place before the log's first event: from here on, all of it is owed to those who followed
     /// the wildcard before it was there.

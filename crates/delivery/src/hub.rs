@@ -276,6 +276,19 @@ fn plan(map: &fanfare_core::LogMap, channels: &[Pattern], start: &Start) -> Vec<
         }
         _ => None,
     };
+    if let Start::After(cursor) = start {
+        let unknown = cursor.places().iter().filter(|place| {
+            // From its beginning on it is owed anyway, once it is there.
+            let late = map.late(&place.log).filter(|late| late.begin != **place);
+            late.is_some() && !logs.iter().any(|(log, _)| *log == place.log)
+        });
+        let unknown: Vec<_> = unknown.map(|place| place.log.clone()).collect();
+        let wild: Vec<_> = channels.iter().filter(|p| p.is_wild()).cloned().collect();
+        if !wild.is_empty() {
+            // Another node has found these already, and this one will.
+            logs.extend(unknown.into_iter().map(|log| (log, wild.clone())));
+        }
+    }
     let since = |log: &LogId| match start {
         Start::Now => Since::Now,
         Start::Oldest => Since::Oldest,
@@ -343,6 +356,27 @@ mod tests {
         let cursor = [place("i", 0), place("s1", 7)];
         assert_eq!(since(&["s.*"], &cursor, "s1"), Since::After(place("s1", 7)));
         assert_eq!(since(&["s.*"], &cursor, "s2"), Since::After(place("s2", 0)));
+    }
+
+    /// The cursor is of a node that found the log earlier than this one.
+    #[test]
+    fn a_log_that_is_not_known_here_yet_is_gone_on_with() {
+        let cursor = [
+            place("i", 0),
+            place("s1", 7),
+            place("s9", 5),
+            place("s8", 0),
+        ];
+        assert_eq!(since(&["s.*"], &cursor, "s9"), Since::After(place("s9", 5)));
+        let channels = ["s.*".parse().unwrap()];
+        let start = Start::After(cursor.iter().cloned().collect::<Cursor>());
+        let logs = plan(&map(), &channels, &start);
+        assert!(
+            !logs.iter().any(|joining| joining.log.as_str() == "s8"),
+            "nothing of it was had: it need not be named"
+        );
+        let by_name = ["s.1".parse().unwrap()];
+        assert_eq!(plan(&map(), &by_name, &start).len(), 1);
     }
 
     #[test]
