@@ -9,13 +9,13 @@ use std::{
 use async_trait::async_trait;
 use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Capabilities, Channel, Epoch, ErrorKind, Event, History,
-    HistoryQuery, Inlet, Interest, LogId, LogMap, Offset, Pattern, Position, Publication,
+    HistoryQuery, Inlet, Interest, Keys, LogId, LogMap, Offset, Pattern, Position, Publication,
     Published, Store, Subscription, store::Holding,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::{MemoryConfig, keys::Keys};
+use crate::MemoryConfig;
 
 const BACKEND: &str = "memory";
 /// The name of the one log, where the config names no other.

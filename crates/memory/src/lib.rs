@@ -5,7 +5,6 @@
 
 mod broker;
 mod config;
-mod keys;
 
 pub use broker::MemoryBroker;
 pub use config::MemoryConfig;

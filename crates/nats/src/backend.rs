@@ -77,16 +77,17 @@ impl NatsBroker {
         publication: &Publication,
     ) -> Result<(), BrokerError> {
         self.open("publish")?;
-        if publication.key.is_some() {
-            return Err(error(
-                ErrorKind::Unsupported,
-                "core NATS keeps no idempotency keys; publish without one",
-            ));
-        }
         let target = self.link.subjects.publish(channel).ok_or_else(|| {
             // Raw channels have subjects of our own for what no rule makes.
             error(ErrorKind::Rejected, format!("no subject is {channel}'s"))
         })?;
+        if publication.key.is_some() && target.names.key.is_none() {
+            return Err(error(
+                ErrorKind::Unsupported,
+                "core NATS keeps no idempotency keys; publish without one, or give the channel's \
+                 rule a key_header",
+            ));
+        }
         let headers = envelope::encode(publication, &target, SystemTime::now());
         let data = publication.data.bytes();
         let beside = envelope::size(&headers);

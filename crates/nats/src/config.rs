@@ -57,6 +57,10 @@ pub struct NatsConfig {
     /// The most messages of one subscription that wait to be taken up; what does not fit becomes a
     /// gap. Positive.
     pub queue_messages: usize,
+    /// How long a key of a rule's `key_header` is known.
+    pub key_window: Duration,
+    /// The most such keys that are known; then the oldest is forgotten early.
+    pub max_keys: usize,
 }
 
 /// What to take from subjects that others write.
@@ -72,6 +76,9 @@ pub struct Ingest {
     pub channel: String,
     /// The message header that names the event type; without it, `Fanfare-Event`.
     pub event_header: Option<String>,
+    /// The message header that holds an idempotency key: of messages with one key a node takes the
+    /// first. With `core` only; a stream has `Nats-Msg-Id` for it.
+    pub key_header: Option<String>,
     /// Message headers that become tags of these names, which filters see.
     pub tag_headers: Vec<String>,
     /// Who keeps the events.
@@ -150,6 +157,8 @@ impl Default for NatsConfig {
             max_data_bytes: 8 << 20,
             outbound_bytes: 16 << 20,
             queue_messages: 65_536,
+            key_window: Duration::from_secs(120),
+            max_keys: 100_000,
         }
     }
 }
@@ -163,6 +172,7 @@ impl Default for Ingest {
             source: String::new(),
             channel: "{name}".into(),
             event_header: None,
+            key_header: None,
             tag_headers: Vec::new(),
             retain: Retain::default(),
         }
@@ -287,6 +297,10 @@ impl Ingest {
             }
             _ => {}
         }
+        if self.from == IngestFrom::JetStream && self.key_header.is_some() {
+            let why = "is for `from = \"core\"` only: a stream has `Nats-Msg-Id`";
+            return Err(bad(&key("key_header"), why));
+        }
         let header = |field: &str, name: &String| {
             let token = |b: u8| b.is_ascii_graphic() && b != b':';
             if name.is_empty() || !name.bytes().all(token) {
@@ -303,7 +317,10 @@ impl Ingest {
         let event = event.map(|name| header("event_header", name)).transpose()?;
         let tags = self.tag_headers.iter();
         let tags: Result<_, _> = tags.map(|name| header("tag_headers", name)).collect();
+        let unique = self.key_header.as_ref();
+        let unique = unique.map(|name| header("key_header", name)).transpose()?;
         let names = Names {
+            key: unique,
             tags: tags?,
             event: event.unwrap_or_else(|| EVENT.into()),
         };
@@ -463,6 +480,28 @@ mod tests {
                     }];
                 }),
                 "broker.nats.ingest[0].event_header",
+            ),
+            (
+                Box::new(|c| {
+                    c.ingest = vec![Ingest {
+                        source: "a".into(),
+                        key_header: Some("a:b".into()),
+                        ..Ingest::default()
+                    }];
+                }),
+                "broker.nats.ingest[0].key_header",
+            ),
+            (
+                Box::new(|c| {
+                    c.ingest = vec![Ingest {
+                        from: IngestFrom::JetStream,
+                        stream: Some("S".into()),
+                        source: "a".into(),
+                        key_header: Some("Key".into()),
+                        ..Ingest::default()
+                    }];
+                }),
+                "broker.nats.ingest[0].key_header",
             ),
             (
                 Box::new(|c| {

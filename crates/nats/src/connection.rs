@@ -6,7 +6,9 @@ use std::{
 };
 
 use async_nats::{Client, Event, connection};
-use fanfare_core::{BrokerError, BrokerMetrics, ErrorKind, GapCause, Interest, LinkUp, LogId};
+use fanfare_core::{
+    BrokerError, BrokerMetrics, ErrorKind, GapCause, Interest, Keys, LinkUp, LogId,
+};
 use futures_util::future::ready;
 use parking_lot::Mutex;
 use tokio::{
@@ -144,6 +146,7 @@ impl Link {
                 interest,
                 subjects.clone(),
                 config.max_data_bytes,
+                Keys::new(config.key_window, config.max_keys),
                 metrics.clone(),
             ),
             table: Arc::new(Table::new(config.linger)),

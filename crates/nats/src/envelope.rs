@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
-use fanfare_core::{EventType, Publication, Tags, Undeliverable};
+use fanfare_core::{EventType, IdempotencyKey, Publication, Tags, Undeliverable};
 
 use crate::subjects::Target;
 
@@ -19,6 +19,8 @@ const TAG: &str = "Fanfare-Tag";
 pub(crate) struct Names {
     /// The header of the event's type.
     pub(crate) event: Box<str>,
+    /// The header of the idempotency key, where there is one.
+    pub(crate) key: Option<Box<str>>,
     /// Headers that are tags of their own names.
     pub(crate) tags: Vec<Box<str>>,
 }
@@ -31,12 +33,18 @@ impl Default for Names {
     fn default() -> Self {
         Self {
             event: EVENT.into(),
+            key: None,
             tags: Vec::new(),
         }
     }
 }
 
 impl Names {
+    fn is_key(&self, header: &str) -> bool {
+        let key = self.key.as_ref();
+        key.is_some_and(|key| key.eq_ignore_ascii_case(header))
+    }
+
     /// The name of a tag that a header is, as the rule writes it.
     fn tag(&self, header: &str) -> Option<&str> {
         let mut tags = self.tags.iter();
@@ -49,6 +57,7 @@ impl Names {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Envelope {
     pub(crate) event_type: Option<EventType>,
+    pub(crate) key: Option<IdempotencyKey>,
     pub(crate) tags: Tags,
     pub(crate) published_at: Option<SystemTime>,
 }
@@ -66,6 +75,9 @@ pub(crate) fn encode(publication: &Publication, target: &Target<'_>, now: System
     if let Some(event_type) = &publication.event_type {
         add(&target.names.event, event_type.as_str());
     }
+    if let (Some(name), Some(key)) = (&target.names.key, &publication.key) {
+        add(name, key.as_str());
+    }
     // Where others write, there is no more of ours than is needed.
     if target.own {
         let at = now
@@ -75,7 +87,8 @@ pub(crate) fn encode(publication: &Publication, target: &Target<'_>, now: System
     }
     for (name, value) in publication.tags.iter() {
         // What others would read under its own name is written there, if a header can hold it.
-        if target.names.tag(name) == Some(name) && value.parse::<HeaderValue>().is_ok() {
+        let holds = value.trim() == value && value.parse::<HeaderValue>().is_ok();
+        if target.names.tag(name) == Some(name) && holds {
             add(name, value);
         } else {
             add(TAG, &format!("{}={}", escape(name), escape(value)));
@@ -121,6 +134,9 @@ pub(crate) fn decode(
         } else if name.eq_ignore_ascii_case(TAG) {
             let (name, value) = value.split_once('=').ok_or(Undeliverable::BadEnvelope)?;
             tags.push((unescape(name), unescape(value)));
+        } else if names.is_key(name) {
+            // What is no key of ours tells no two messages apart: both are delivered.
+            envelope.key = IdempotencyKey::parse(value).ok();
         } else if let Some(tag) = names.tag(name) {
             tags.push((tag.to_owned(), value.to_owned()));
         }
@@ -199,6 +215,7 @@ mod tests {
             let headers = encode(&publication, &target(own, &names), now);
             let expected = Envelope {
                 event_type,
+                key: None,
                 tags: publication.tags,
                 published_at: own.then_some(now),
             };

@@ -10,8 +10,8 @@ use std::{
 
 use async_nats::Message;
 use fanfare_core::{
-    BrokerMetrics, Channel, Data, Epoch, Event, Gap, GapCause, Interest, Live, LogId, Offset,
-    Pattern, Position, Undeliverable,
+    BrokerMetrics, Channel, Data, Epoch, Event, Gap, GapCause, IdempotencyKey, Interest, Keys,
+    Live, LogId, Offset, Pattern, Position, Undeliverable,
 };
 use parking_lot::Mutex;
 
@@ -37,6 +37,8 @@ pub(crate) struct Intake {
     head: AtomicU64,
     subjects: Arc<Subjects>,
     max_data_bytes: usize,
+    /// Of messages with a key.
+    keys: Mutex<Keys>,
     metrics: BrokerMetrics,
     trouble: Mutex<Trouble>,
 }
@@ -65,6 +67,7 @@ impl Intake {
         interest: Interest,
         subjects: Arc<Subjects>,
         max_data_bytes: usize,
+        keys: Keys,
         metrics: BrokerMetrics,
     ) -> Self {
         Self {
@@ -77,6 +80,7 @@ impl Intake {
             head: AtomicU64::new(0),
             subjects,
             max_data_bytes,
+            keys: Mutex::new(keys),
             metrics,
             trouble: Mutex::default(),
         }
@@ -108,7 +112,18 @@ impl Intake {
             (Err(reason), _) => return self.undeliverable(reason, &channel),
             (_, Err(_)) => return self.undeliverable(Undeliverable::NotUtf8, &channel),
         };
+        if let Some(key) = &envelope.key
+            && self.is_known(&channel, key)
+        {
+            return;
+        }
         self.event(channel, envelope, data);
+    }
+
+    fn is_known(&self, channel: &Channel, key: &IdempotencyKey) -> bool {
+        let name = (channel.clone(), key.clone());
+        let now = tokio::time::Instant::now();
+        self.keys.lock().get(&name, now).is_some()
     }
 
     fn event(&self, channel: Channel, envelope: Envelope, data: Data) {
@@ -118,9 +133,15 @@ impl Intake {
             let lag = now.duration_since(at).unwrap_or_default();
             self.metrics.lag_seconds.observe(lag.as_secs_f64());
         }
+        let position = self.mint();
+        if let Some(key) = envelope.key {
+            let now = tokio::time::Instant::now();
+            let name = (channel.clone(), key);
+            self.keys.lock().insert(name, position.offset, now);
+        }
         let event = Event {
             channel,
-            position: self.mint(),
+            position,
             // The bus sends no more than is followed, so nobody knows what came before.
             previous: None,
             event_type: envelope.event_type,
@@ -159,8 +180,9 @@ impl Intake {
         self.settle(Instant::now());
     }
 
-    /// Tells what is owed and due.
+    /// Tells what is owed and due, and forgets what is old.
     pub(crate) fn settle(&self, now: Instant) {
+        self.keys.lock().expire(now.into());
         let mut trouble = self.trouble.lock();
         let recent = |at: Instant| now.saturating_duration_since(at) < NAMELESS_EVERY;
         if !trouble.owed || trouble.nameless.is_some_and(recent) {

@@ -444,3 +444,64 @@ async fn a_hundred_thousand_channels_that_come_and_go_leave_nothing_behind() {
     broker.probe().await.unwrap();
     assert_eq!(node.depth(), 0, "and nobody was told of a gap");
 }
+
+#[tokio::test]
+async fn a_key_in_a_header_tells_a_message_that_was_sent_twice() {
+    let Some(server) = Server::start("").await else {
+        return;
+    };
+    let rule = Ingest {
+        source: "shop.>".into(),
+        key_header: Some("Nats-Msg-Id".into()),
+        tag_headers: vec!["Region".into()],
+        ..Ingest::default()
+    };
+    let config = NatsConfig {
+        ingest: vec![rule],
+        max_keys: 2,
+        ..server.config(&[])
+    };
+    let metrics = BrokerMetrics::unregistered("nats");
+    let broker = NatsBroker::connect(config, metrics).await.unwrap();
+    let mut node = Node::new();
+    let all = Pattern::all();
+    let _hold = broker.subscribe(&all, &node.inlet).await.unwrap();
+    let mut client = server.nats.client().await;
+    let mut send = |subject: &str, data: &str, key: &str| {
+        client.publish(subject, data, &[("nats-msg-id", key)]);
+    };
+    send("shop.a", "1", "one");
+    send("shop.a", "1 again", "one");
+    send("shop.b", "of another channel", "one");
+    // What is no key tells nothing: both come.
+    send("shop.a", "2", "no key");
+    send("shop.a", "3", "no key");
+    // Two keys are known at most: this one drives the first out.
+    send("shop.a", "4", "two");
+    send("shop.a", "5", "one");
+    client.flush().await.unwrap();
+    for data in ["1", "of another channel", "2", "3", "4", "5"] {
+        assert_eq!(node.event().await.data.as_str(), data);
+    }
+
+    // A publisher of ours that asks twice is heard once, and others read the key where they look.
+    let mut plain = server.plain().await;
+    plain.send(b"SUB shop.> 9\r\n").await;
+    plain.flush().await;
+    let publication = Publication {
+        key: Some(fanfare_core::IdempotencyKey::parse("ours").unwrap()),
+        tags: [("Region", " eu")].into_iter().collect(),
+        ..Publication::new("6")
+    };
+    let name = channel("shop.c");
+    for _ in 0..2 {
+        let published = broker.publish(&name, publication.clone());
+        published.await.unwrap();
+    }
+    let event = node.event().await;
+    assert_eq!((event.data.as_str(), &event.tags), ("6", &publication.tags));
+    assert_eq!(node.depth(), 0);
+    plain.read_until(b"Nats-Msg-Id: ours\r\n").await;
+    let error = broker.publish(&channel("own"), publication).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Unsupported);
+}

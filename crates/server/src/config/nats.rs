@@ -64,6 +64,7 @@ pub(crate) struct Nats {
     pub(crate) max_data_bytes: Bytes,
     pub(crate) outbound_bytes: Bytes,
     pub(crate) queue_messages: usize,
+    pub(crate) max_keys: usize,
     pub(crate) tls: NatsTls,
     pub(crate) ingest: Vec<NatsIngest>,
 }
@@ -93,6 +94,8 @@ pub(crate) struct NatsIngest {
     pub(crate) retain: Retain,
     #[serde(default)]
     pub(crate) event_header: Option<String>,
+    #[serde(default)]
+    pub(crate) key_header: Option<String>,
     #[serde(default)]
     pub(crate) tag_headers: Vec<String>,
 }
@@ -135,6 +138,7 @@ impl Default for Nats {
             max_data_bytes: Bytes(room.max_data_bytes),
             outbound_bytes: Bytes(room.outbound_bytes),
             queue_messages: room.queue_messages,
+            max_keys: room.max_keys,
             tls: NatsTls::default(),
             ingest: Vec::new(),
         }
@@ -199,6 +203,8 @@ impl Nats {
             max_data_bytes: self.max_data_bytes.0,
             outbound_bytes: self.outbound_bytes.0,
             queue_messages: self.queue_messages,
+            key_window: self.key_window.0,
+            max_keys: self.max_keys,
         }
     }
 }
@@ -214,6 +220,7 @@ impl NatsIngest {
             source: self.source.clone(),
             channel: self.channel.clone(),
             event_header: self.event_header.clone(),
+            key_header: self.key_header.clone(),
             tag_headers: self.tag_headers.clone(),
             retain: match self.retain {
                 Retain::None => Keep::None,

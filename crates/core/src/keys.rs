@@ -5,25 +5,28 @@ use std::{
     time::Duration,
 };
 
-use fanfare_core::{Channel, IdempotencyKey, Offset};
 use tokio::time::Instant;
 
-type Name = (Channel, IdempotencyKey);
+use crate::{Channel, IdempotencyKey, Offset};
+
+/// A channel and a key: keys of two channels have nothing to do with each other.
+pub type KeyName = (Channel, IdempotencyKey);
 
 /// The keys of each channel, with the place of the publication that brought them.
 ///
 /// A key is known from its first publication on for as long as the window, however often it comes
 /// again: so the order of arrival is the order of expiry, and both bounds take from its front.
 #[derive(Debug)]
-pub(crate) struct Keys {
-    known: HashMap<Name, Offset>,
-    arrivals: VecDeque<(Instant, Name)>,
+pub struct Keys {
+    known: HashMap<KeyName, Offset>,
+    arrivals: VecDeque<(Instant, KeyName)>,
     window: Duration,
     max: usize,
 }
 
 impl Keys {
-    pub(crate) fn new(window: Duration, max: usize) -> Self {
+    /// For so long, and so many at most.
+    pub fn new(window: Duration, max: usize) -> Self {
         Self {
             known: HashMap::new(),
             arrivals: VecDeque::new(),
@@ -33,13 +36,13 @@ impl Keys {
     }
 
     /// The place of the publication that brought the key, if it is still known.
-    pub(crate) fn get(&mut self, name: &Name, now: Instant) -> Option<Offset> {
+    pub fn get(&mut self, name: &KeyName, now: Instant) -> Option<Offset> {
         self.expire(now);
         self.known.get(name).copied()
     }
 
     /// Notes a key that is not known.
-    pub(crate) fn insert(&mut self, name: Name, offset: Offset, now: Instant) {
+    pub fn insert(&mut self, name: KeyName, offset: Offset, now: Instant) {
         self.known.insert(name.clone(), offset);
         self.arrivals.push_back((now, name));
         while self.arrivals.len() > self.max {
@@ -47,7 +50,8 @@ impl Keys {
         }
     }
 
-    pub(crate) fn expire(&mut self, now: Instant) {
+    /// Forgets those whose time is over.
+    pub fn expire(&mut self, now: Instant) {
         let window = self.window;
         let old = |at: Instant| now.saturating_duration_since(at) >= window;
         while self.arrivals.front().is_some_and(|(at, _)| old(*at)) {
@@ -70,7 +74,7 @@ impl Keys {
 mod tests {
     use super::*;
 
-    fn name(key: &str) -> Name {
+    fn name(key: &str) -> KeyName {
         let key = IdempotencyKey::parse(key).unwrap();
         (Channel::parse("a").unwrap(), key)
     }
