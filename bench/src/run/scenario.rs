@@ -203,6 +203,22 @@ pub(crate) fn all() -> Vec<Scenario> {
             )
         },
         new(
+            "filters",
+            "1x10000; the same edge without filters and with 3 classes",
+            false,
+            w1(10_000, 100),
+            vec![
+                Server::Filtered {
+                    name: "unfiltered",
+                    classes: 0,
+                },
+                Server::Filtered {
+                    name: "3-classes",
+                    classes: 3,
+                },
+            ],
+        ),
+        new(
             "write-delay",
             "1x1000 at 100/s: milliseconds for CPU",
             false,

@@ -41,6 +41,8 @@ pub(crate) enum Server {
         bus: Bus,
         config: &'static str,
     },
+    /// An edge whose subscribers are in so many classes of filters; 0 is none.
+    Filtered { name: &'static str, classes: usize },
     /// nginx with nchan, one worker.
     Nchan,
 }
@@ -112,7 +114,9 @@ impl Server {
             Self::Floor => "floor",
             Self::FloorCoalesced => "floor-coalesced",
             Self::FanfareToken => "fanfare-hs256",
-            Self::Fanfare { name, .. } | Self::Fleet { name, .. } => name,
+            Self::Fanfare { name, .. } | Self::Fleet { name, .. } | Self::Filtered { name, .. } => {
+                name
+            }
             Self::Nchan => "nchan",
         }
     }
@@ -130,6 +134,7 @@ impl Server {
             Self::Fanfare { config, .. } => fanfare::start(places, config),
             Self::FanfareToken => fanfare::start_with_token(places),
             Self::Fleet { bus, config, .. } => bus::start(places, bus, config),
+            Self::Filtered { classes, .. } => start_filtered(places, classes),
             Self::Nchan => nchan::start(places),
         }
     }
@@ -143,6 +148,24 @@ fn start_floor(places: &Places, options: &[&str]) -> Result<Running, NotStarted>
     let pid = running.spawn(&mut command)?;
     running.pids.push(pid);
     running.wait_for(|server| TcpStream::connect(server.subscribe_at).is_ok())?;
+    Ok(running)
+}
+
+/// A binary of its own, since filters are code.
+fn start_filtered(places: &Places, classes: usize) -> Result<Running, NotStarted> {
+    let program = places.bench.with_file_name("fanfare-bench-filtered");
+    if !program.exists() {
+        let why = "cargo build --release -p fanfare-bench-filtered";
+        return Err(NotStarted::Missing(why.into()));
+    }
+    let mut running = Running::new()?;
+    let (listen, admin) = (running.subscribe_at.to_string(), free_address()?);
+    let mut command = places.pinned(program);
+    command.args(["--listen", &listen, "--admin", &admin.to_string()]);
+    command.args(["--classes", &classes.to_string()]);
+    let pid = running.spawn(&mut command)?;
+    running.pids.push(pid);
+    running.wait_for(|_| answers(admin, "/readyz"))?;
     Ok(running)
 }
 

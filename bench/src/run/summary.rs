@@ -270,6 +270,8 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
     use crate::run::row::tests::rows;
 
@@ -284,6 +286,22 @@ mod tests {
             (-2_500_000.0, "-2,500,000"),
         ] {
             assert_eq!(number(value), text);
+        }
+    }
+
+    /// `bench/run --publish` puts it there; a page that says otherwise than its run is not true.
+    #[test]
+    fn the_published_targets_are_those_of_a_kept_run() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let page = fs::read_to_string(root.join("docs/performance.md")).unwrap();
+        let (_, part) = page.split_once("<!-- targets -->\n").unwrap();
+        let (part, _) = part.split_once("<!-- end of targets -->").unwrap();
+        let link = part.split("(../").nth(1).unwrap().split(')').next().unwrap();
+        let kept = fs::read_to_string(root.join(link)).unwrap();
+        let lines: Vec<_> = part.lines().filter(|line| line.starts_with('|')).collect();
+        assert!(lines.len() > 10, "{part}");
+        for line in lines {
+            assert!(kept.lines().any(|held| held == line), "{line}");
         }
     }
 

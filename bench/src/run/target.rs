@@ -207,6 +207,17 @@ pub(crate) const TARGETS: &[Target] = &[
             "µs",
         )
     },
+    Target {
+        server: "3-classes",
+        ..fanfare(
+            "rate with 3 classes of filters",
+            "filters",
+            Figure::Rate,
+            Against::Times("unfiltered"),
+            Bound::AtLeast(0.9),
+            "x unfiltered",
+        )
+    },
 ];
 
 const fn fanfare(
