@@ -109,22 +109,13 @@ pub(crate) fn run(plan: Plan) -> Result<Measured, Box<dyn Error>> {
 impl Generator {
     fn new(plan: Plan) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut publishers = Vec::new();
-        for (index, flow) in plan.flows.iter().enumerate() {
-            let token = plan.token.as_deref();
-            let mut publisher = Publisher::connect(plan.publish_at, plan.dialect, token, flow)?;
-            let both = Interest::READABLE | Interest::WRITABLE;
-            poll.registry()
-                .register(publisher.stream(), Token(PUBLISHERS + index), both)?;
-            publishers.push(publisher);
-        }
         Ok(Self {
             flows: plan.flows.iter().cloned().map(Running::new).collect(),
             plan,
             poll,
             events: Events::with_capacity(1024),
             clients: Vec::new(),
-            publishers,
+            publishers: Vec::new(),
             queue: VecDeque::new(),
             totals: Totals::default(),
             scratch: vec![0; 1 << 20],
@@ -169,6 +160,24 @@ impl Generator {
         })
     }
 
+    /// Only now: a server may close a connection on which no request comes.
+    fn connect_publishers(&mut self) -> io::Result<()> {
+        let plan = &self.plan;
+        for (index, flow) in plan.flows.iter().enumerate() {
+            let token = plan.token.as_deref();
+            let mut publisher = Publisher::connect(plan.publish_at, plan.dialect, token, flow)?;
+            let (both, token) = (
+                Interest::READABLE | Interest::WRITABLE,
+                Token(PUBLISHERS + index),
+            );
+            self.poll
+                .registry()
+                .register(publisher.stream(), token, both)?;
+            self.publishers.push(publisher);
+        }
+        Ok(())
+    }
+
     fn request(&self, seat: &Seat, cursor: Option<&str>) -> Vec<u8> {
         let channel = self.plan.flows[seat.flow].channel(seat.channel);
         let target = self.plan.dialect.subscribe(&channel);
@@ -184,6 +193,7 @@ impl Generator {
     }
 
     fn measure(&mut self, measured: &mut Measured) -> Result<(), Box<dyn Error>> {
+        self.connect_publishers()?;
         self.publishing = true;
         let warm = Instant::now() + Duration::from_millis(self.plan.warmup_ms);
         while Instant::now() < warm || !self.has_ids() {

@@ -263,6 +263,7 @@ impl Run {
         };
         let notes = Notes {
             title: format!("{name}: a {kind} run{loaded}"),
+            loaded: self.options.loaded,
             skipped,
             regressions,
         };

@@ -1,7 +1,7 @@
 //! Others' figures, which this run did not take.
 
-/// Measured on 21 November 2026 with the ancestor of this bench, on the machine of the first kept
-/// runs, each beside its own floor. Kept here so that every summary can be read alone.
+/// Measured on 21 November 2026 with the ancestor of this bench, each beside its own floor. Kept
+/// here so that every summary can be read alone.
 pub(crate) const TABLE: &str = "
 ## Peers, published in docs/performance.md (not measured in this run)
 

@@ -46,6 +46,14 @@ pub(crate) struct Sample {
 }
 
 impl Figure {
+    /// Whether it depends on what else runs, and not on CPU time or memory alone.
+    pub(crate) fn is_of_the_clock(self) -> bool {
+        match self {
+            Self::Cpu | Self::IdleBytes | Self::ConnectCpu => false,
+            Self::Rate | Self::P50 | Self::P99 | Self::Published | Self::CaughtUp => true,
+        }
+    }
+
     pub(crate) fn of(self, row: &Row) -> Option<f64> {
         let fan_out = row.fan_out.as_ref();
         let first = fan_out.and_then(|measured| measured.flows.first());

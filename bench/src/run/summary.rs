@@ -16,6 +16,8 @@ pub(crate) const QUIET: f64 = 0.25;
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     pub(crate) title: String,
+    /// Others used the machine: what goes by the clock is not judged.
+    pub(crate) loaded: bool,
     /// What was not measured, and why.
     pub(crate) skipped: Vec<String>,
     /// What became worse since the last kept run; `None` where there is none.
@@ -30,7 +32,7 @@ pub(crate) fn write(rows: &[Row], scenarios: &[Scenario], notes: &Notes) -> Stri
          server of the table, taken within each round. CPU is of the server, user and system.\n\n",
     );
     load(&mut text, rows);
-    targets(&mut text, rows);
+    targets(&mut text, rows, notes.loaded);
     for scenario in scenarios {
         match scenario.load {
             Load::FanOut { .. } => fan_out(&mut text, rows, scenario),
@@ -78,8 +80,14 @@ fn load(text: &mut String, rows: &[Row]) {
     }
 }
 
-fn targets(text: &mut String, rows: &[Row]) {
-    text.push_str("## Targets\n\n| Figure | Target | Today | Kept |\n|---|---|---|---|\n");
+fn targets(text: &mut String, rows: &[Row], loaded: bool) {
+    text.push_str("## Targets\n\n");
+    if loaded {
+        text.push_str(
+            "`loaded`: goes by the clock, and is not judged on a machine that others use.\n\n",
+        );
+    }
+    text.push_str("| Figure | Target | Today | Kept |\n|---|---|---|---|\n");
     for target in TARGETS {
         let bound = match target.bound {
             Bound::AtMost(most) => format!("≤ {}", number(most)),
@@ -87,10 +95,10 @@ fn targets(text: &mut String, rows: &[Row]) {
         };
         let (found, kept) = match target.found(rows) {
             Some(found) => {
-                let kept = if target.bound.holds(found.median) {
-                    "yes"
-                } else {
-                    "no"
+                let kept = match target.bound.holds(found.median) {
+                    _ if loaded && target.figure.is_of_the_clock() => "loaded",
+                    true => "yes",
+                    false => "no",
                 };
                 (spread(found), kept)
             }
@@ -296,7 +304,13 @@ mod tests {
         let page = fs::read_to_string(root.join("docs/performance.md")).unwrap();
         let (_, part) = page.split_once("<!-- targets -->\n").unwrap();
         let (part, _) = part.split_once("<!-- end of targets -->").unwrap();
-        let link = part.split("(../").nth(1).unwrap().split(')').next().unwrap();
+        let link = part
+            .split("(../")
+            .nth(1)
+            .unwrap()
+            .split(')')
+            .next()
+            .unwrap();
         let kept = fs::read_to_string(root.join(link)).unwrap();
         let lines: Vec<_> = part.lines().filter(|line| line.starts_with('|')).collect();
         assert!(lines.len() > 10, "{part}");
