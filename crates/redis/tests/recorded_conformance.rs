@@ -33,7 +33,7 @@ impl Bus {
                     retain: Retain::Shared,
                     ..bus::rule("raw:*", "{1}")
                 }],
-                recorder_lease: Duration::from_millis(800),
+                recorder_lease: Duration::from_millis(1500),
                 ..quick(url)
             };
             let node = RedisRecorded::connect(config, bus::metrics(), metrics);

@@ -107,14 +107,27 @@ impl Duty {
             }
             Err(failure) => self.failed("the bus cannot be listened to", failure),
         }
-        if let Err(failure) = self.ledger.leave(me).await {
-            self.failed("a lease cannot be let go of", failure);
+        self.let_go(me).await;
+    }
+
+    /// Lets go of the lease, as soon as Redis takes that: the next one need not wait until it has
+    /// run out.
+    async fn let_go(&self, me: &str) {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(self.beat());
+        while begun.elapsed() < self.lease() {
+            match self.ledger.leave(me).await {
+                Ok(()) => return,
+                Err(failure) => self.failed("a lease cannot be let go of", failure),
+            }
+            sleep(backoff.next()).await;
         }
     }
 
     /// Listens until there is no recorder, and becomes it; `None` where this is over before.
     async fn stand_by(&self, me: &str, ear: &Ear) -> Option<Taken> {
         let (mut marks, mut since) = (0, Instant::now());
+        let mut vacant: Option<Instant> = None;
         loop {
             let mut wait = self.beat();
             if ear.is_ready() {
@@ -133,7 +146,12 @@ impl Duty {
                     if !attended.is_standby {
                         return None;
                     }
-                    if !attended.has_recorder {
+                    if attended.has_recorder {
+                        vacant = None;
+                    } else if attended.is_free
+                        || ear.is_ready()
+                        || vacant.get_or_insert(asked).elapsed() > self.lease()
+                    {
                         match self.ledger.take(me).await {
                             Ok(Some(taken)) => return Some(taken),
                             Ok(None) => {}

@@ -51,6 +51,8 @@ pub(super) struct Attended {
     pub(super) is_standby: bool,
     /// There is a recorder, dead or alive: its lease has not run out.
     pub(super) has_recorder: bool,
+    /// The recorder let go. Otherwise one whose lease has run out may only be slow.
+    pub(super) is_free: bool,
     /// Recording has begun, whoever does it now.
     pub(super) has_begun: bool,
 }
@@ -117,10 +119,11 @@ impl Ledger {
             .arg(me)
             .arg(self.lease());
         let run = |mut link, _| async move { call.invoke_async(&mut link).await };
-        let (is_standby, has_recorder, has_begun) = self.commands.run(run).await?;
+        let (is_standby, held, has_begun): (bool, u8, bool) = self.commands.run(run).await?;
         Ok(Attended {
             is_standby,
-            has_recorder,
+            has_recorder: held == 1,
+            is_free: held == 2 || !has_begun,
             has_begun,
         })
     }
@@ -260,7 +263,10 @@ impl Ledger {
         for lease in self.leases() {
             call.key(lease);
         }
-        call.arg(me).arg(Self::marks(&self.names)).arg(FREE);
+        call.arg(me)
+            .arg(Self::marks(&self.names))
+            .arg(FREE)
+            .arg(self.lease() * 10);
         let run = |mut link, _| async move { call.invoke_async::<()>(&mut link).await };
         self.commands.run(run).await
     }
@@ -276,3 +282,6 @@ impl fmt::Debug for Ledger {
         write!(f, "Ledger({})", self.log.store.log)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,9 +183,13 @@ impl Ear {
         if state.awaited.as_deref() == Some(mark) {
             state.awaited = None;
         }
-        state.is_ready |= recorded
-            .as_ref()
-            .is_some_and(|spot| state.tape.skip_to(spot));
+        if let Some(recorded) = recorded {
+            let was_ready = state.is_ready;
+            state.is_ready = state.tape.skip_to(&recorded);
+            if state.is_ready && !was_ready {
+                self.turned.notify_one();
+            }
+        }
         state.tape.mark(mark.into());
     }
 

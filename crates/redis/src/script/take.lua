@@ -5,7 +5,8 @@
 -- Answers the token ('' where there is a recorder), the bus's place up to which all is recorded (''
 -- none: the log is new), and the log's place.
 
-if redis.call('GET', KEYS[3]) then return {'', '', '0', '0'} end
+local held = redis.call('GET', KEYS[3])
+if held and held ~= '' then return {'', '', '0', '0'} end
 local log = stand()
 if log.err then return log end
 -- The number is for the eye; the name is another in every session, so that a token is never given
