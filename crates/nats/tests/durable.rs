@@ -410,6 +410,11 @@ async fn limits_are_a_gap_when_they_took_something_and_not_otherwise() {
         assert_eq!(after(node, &idle, &["never"]).await, [""; 0]);
         assert_eq!(after(node, &last, &["busy", "idle", "end"]).await, [""; 0]);
     }
+    // A cursor whose message is gone is not taken at its word.
+    for node in [&first, &other] {
+        let told = after(node, &places[1], &["never"]).await;
+        assert_eq!(told, ["[never evicted]"]);
+    }
     // Whoever missed no more than a channel keeps gets it; whoever missed more is told.
     for node in [&first, &other] {
         for missed in [0, 1, 9, 10] {
@@ -679,4 +684,46 @@ async fn the_rights_that_are_documented_are_enough() {
     node.probe().await.unwrap();
     // Read from the stream.
     assert_eq!(after(&first().await, &at, &["a"]).await, numbers(1..40));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_limits_took_before_a_follower_read_it_is_told_live() {
+    let Some(js) = Js::start().await else { return };
+    let wire = Wire::to(js.server.port()).await;
+    let durable = || DurableConfig {
+        store: counting(10),
+        ..DurableConfig::default()
+    };
+    let config = Stock::default().config(format!("nats://{}", wire.address));
+    let cut = node(config, durable()).await;
+    let other = node(Stock::default().config(js.server.url()), durable()).await;
+    let (mut feed, _held) = follow(&cut, ">").await;
+    let start = put(&other, "head", "head").await;
+    feed.event().await;
+    wire.cut();
+    for n in 0..30 {
+        put(&other, "busy", &n.to_string()).await;
+    }
+    wire.mend();
+    let gap = feed.gap().await;
+    assert_eq!(
+        (gap.cause, gap.after),
+        (GapCause::Evicted, Some(start.clone()))
+    );
+    // One more than the rule says is kept.
+    assert_eq!(data(&mut feed, 11).await, numbers(19..30));
+    // It is told to who comes back, too.
+    let told = after(&cut, &start, &["busy"]).await;
+    assert!(
+        told[0].starts_with('[') && told[1..] == numbers(19..30),
+        "{told:?}"
+    );
+    // The newest message that was handed on is gone as well: nothing vouches for what follows.
+    wire.cut();
+    for n in 30..60 {
+        put(&other, "busy", &n.to_string()).await;
+    }
+    wire.mend();
+    assert_eq!(feed.gap().await.cause, GapCause::Evicted);
+    assert_eq!(data(&mut feed, 11).await, numbers(49..60));
 }
