@@ -36,6 +36,10 @@ choice! {
         #[default]
         Node = "node",
     }
+    instead {
+        "shared" = "for events that all nodes share, let a JetStream stream capture the subjects, and \
+                    take it with from = \"jetstream\"",
+    }
 }
 
 /// Which bus, and how to reach it.

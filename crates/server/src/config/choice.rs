@@ -15,11 +15,12 @@ impl<'de> Deserialize<'de> for Unbuilt {
     }
 }
 
-/// An enum that is written as one of a few words.
+/// An enum that is written as one of a few words. A word that is none of them but might be expected
+/// comes with advice on what to do instead.
 macro_rules! choice {
     (
         $(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }
-        $(not_yet { $($unbuilt:literal),+ })?
+        $(instead { $($other:literal = $advice:literal,)+ })?
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,9 +44,9 @@ macro_rules! choice {
                 let allowed = [$($word,)+].join(", ");
                 match &*text {
                     $($word => Ok(Self::$variant),)+
-                    $($($unbuilt)|+ => Err(serde::de::Error::custom(
-                        format!("this choice is not built yet; today: {allowed}"),
-                    )),)?
+                    $($($other => Err(serde::de::Error::custom(
+                        format!("expected one of: {allowed}; {}", $advice),
+                    )),)+)?
                     _ => Err(serde::de::Error::custom(format!("expected one of: {allowed}"))),
                 }
             }

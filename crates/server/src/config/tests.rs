@@ -295,6 +295,7 @@ fn what_raw_channels_are_kept_by_depends_on_the_bus() {
         told.contains("broker.nats.ingest[0].retain") && told.contains("none, node"),
         "{told}"
     );
+    assert!(told.contains("from = \"jetstream\""), "{told}");
 }
 
 #[test]
