@@ -44,12 +44,16 @@ const STALLED: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(crate) struct Totals {
     opened: usize,
+    /// Ended before they were open.
+    unopened: usize,
     reads: u64,
     bytes: u64,
     gaps: u64,
     replayed: u64,
     storm_events: u64,
     caught_up: usize,
+    /// Came back, and ended before they had caught up.
+    given_up: usize,
     faults: Faults,
     errors: u64,
     first_error: Option<String>,
@@ -140,7 +144,8 @@ impl Generator {
         let before = self.usage()?;
         while self.totals.opened < clients {
             self.turn()?;
-            self.give_up_if(before.at.elapsed() > STALLED * 3, "connecting")?;
+            let late = before.at.elapsed() > STALLED * 3;
+            self.give_up_if(late || self.totals.unopened > 0, "connecting")?;
         }
         let after = self.usage()?;
         let settled = Instant::now() + SETTLE;
@@ -208,7 +213,9 @@ impl Generator {
         let mut storm_over = None;
         while Instant::now() < until || (storm.is_some() && storm_over.is_none()) {
             self.turn()?;
-            if storm_over.is_none() && storm.is_some_and(|all| self.totals.caught_up >= all) {
+            if storm_over.is_none()
+                && storm.is_some_and(|all| self.totals.caught_up + self.totals.given_up >= all)
+            {
                 storm_over = Some(self.usage()?);
             }
             self.give_up_if(before.at.elapsed() > STALLED * 6, "measuring")?;
@@ -309,6 +316,8 @@ impl Generator {
             let ready = client.ready(&mut self.scratch, &mut self.flows, &mut self.totals);
             if let Err(error) = ready {
                 self.totals.error(|| format!("a stream ended: {error}"));
+                self.totals.unopened += usize::from(!client.seat.open);
+                self.totals.given_up += usize::from(client.seat.is_behind());
                 self.poll.registry().deregister(client.stream())?;
             }
         }
@@ -317,7 +326,8 @@ impl Generator {
     }
 
     fn connect_some(&mut self) -> io::Result<()> {
-        while self.clients.len() - self.totals.opened.min(self.clients.len()) < CONNECTING {
+        let settled = self.totals.opened + self.totals.unopened;
+        while self.clients.len().saturating_sub(settled) < CONNECTING {
             let Some((server, request, seat)) = self.queue.pop_front() else {
                 break;
             };

@@ -30,6 +30,11 @@ impl Sequence {
         }
     }
 
+    /// The number that should come next.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// An event came. Answers whether it came for the first time.
     pub(crate) fn came(&mut self, number: u64, faults: &mut Faults) -> bool {
         if number == self.next {

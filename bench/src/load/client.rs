@@ -56,6 +56,11 @@ impl Seat {
             id: String::new(),
         }
     }
+
+    /// Whether it came back and has not caught up.
+    pub(super) fn is_behind(&self) -> bool {
+        self.owed.is_some_and(|until| self.sequence.next() < until)
+    }
 }
 
 impl Client {

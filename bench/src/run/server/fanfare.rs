@@ -61,9 +61,10 @@ pub(super) fn node(
         .output()?;
     if !checked.status.success() {
         let why = String::from_utf8_lossy(&checked.stderr);
-        let line = why.lines().next().unwrap_or("the config is refused");
+        let why: Vec<&str> = why.split_whitespace().collect();
         return Err(NotStarted::Missing(format!(
-            "this version refuses it: {line}"
+            "this version refuses it: {}",
+            why.join(" ")
         )));
     }
     let mut command = places.pinned(&places.fanfare);
