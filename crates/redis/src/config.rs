@@ -1,6 +1,6 @@
 //! How to reach Redis, what to take from it, and the bounds.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use fanfare_core::{
     BrokerError, Channel, Claim, Dialect, ErrorKind, Mapping, Retention, feed::FeedBounds,
@@ -93,13 +93,15 @@ pub struct RedisSentinels {
     pub urls: Vec<String>,
 }
 
-/// Whom to trust, and what to show, over `rediss://`. PEM.
-#[derive(Clone, PartialEq, Eq, Default)]
+/// Whom to trust, and what to show, over `rediss://`: files in PEM, read when links are made first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RedisTls {
     /// The authorities that servers' certificates come from; `None`: those of this system.
-    pub ca: Option<Vec<u8>>,
-    /// This client's certificate and its key, where the server wants one.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub ca_file: Option<PathBuf>,
+    /// This client's certificate, where the server wants one.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's key.
+    pub key_file: Option<PathBuf>,
 }
 
 /// What to take from names that others write.
@@ -201,6 +203,10 @@ impl RedisConfig {
     /// How many times `command_timeout` an answer may take while messages keep coming: it waits
     /// behind them.
     pub const PATIENCE: u32 = 15;
+
+    /// How many partitions suit a cluster: enough for a few nodes to share the work. Each costs three
+    /// connections, and a place in the id of clients that follow patterns.
+    pub const CLUSTER_PARTITIONS: usize = 8;
 
     /// Checks everything that can be checked without a server.
     ///
@@ -408,15 +414,6 @@ impl fmt::Debug for RedisSentinels {
         f.debug_struct("RedisSentinels")
             .field("master", &self.master)
             .field("urls", &public_parts(&self.urls))
-            .finish()
-    }
-}
-
-impl fmt::Debug for RedisTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisTls")
-            .field("ca", &self.ca.is_some())
-            .field("identity", &self.identity.is_some())
             .finish()
     }
 }

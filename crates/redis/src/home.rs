@@ -18,7 +18,7 @@ pub(crate) use self::login::Address;
 use self::{cluster::Cluster, login::Login, sentinels::Sentinels};
 use crate::{
     command,
-    config::{RedisConfig, bad},
+    config::{RedisConfig, RedisTls, bad},
     error::Failure,
     reader::Server,
 };
@@ -94,7 +94,7 @@ impl Home {
                 Form::Cluster(Cluster::new(seeds, login, config.connect_timeout))
             }
         };
-        if (config.tls.ca.is_some() || config.tls.identity.is_some()) && !form.login().is_tls() {
+        if config.tls != RedisTls::default() && !form.login().is_tls() {
             let why = "is given, and the URL is not `rediss://`";
             return Err(bad("tls", why));
         }

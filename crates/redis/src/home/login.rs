@@ -1,6 +1,6 @@
 //! How to log in at a server, whichever it is.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use fanfare_core::BrokerError;
 use redis::{
@@ -100,21 +100,35 @@ impl Login {
 /// The same, which trusts the authority that the settings name and shows their certificate.
 fn trusting(info: ConnectionInfo, config: &RedisConfig) -> Result<ConnectionInfo, BrokerError> {
     let tls = &config.tls;
-    if tls.ca.is_none() && tls.identity.is_none() {
+    let read = |setting: &str, file: &Option<PathBuf>| {
+        let read = file.as_ref().map(std::fs::read).transpose();
+        read.map_err(|why| bad(&format!("tls.{setting}"), format!("cannot be read: {why}")))
+    };
+    match (&tls.cert_file, &tls.key_file) {
+        (Some(_), None) => return Err(bad("tls.key_file", "is missing; cert_file needs it")),
+        (None, Some(_)) => return Err(bad("tls.cert_file", "is missing; key_file needs it")),
+        _ => {}
+    }
+    let client_tls = match (
+        read("cert_file", &tls.cert_file)?,
+        read("key_file", &tls.key_file)?,
+    ) {
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig {
+            client_cert,
+            client_key,
+        }),
+        _ => None,
+    };
+    let root_cert = read("ca_file", &tls.ca_file)?;
+    if root_cert.is_none() && client_tls.is_none() {
         return Ok(info);
     }
     let certificates = TlsCertificates {
-        client_tls: tls
-            .identity
-            .as_ref()
-            .map(|(client_cert, client_key)| ClientTlsConfig {
-                client_cert: client_cert.clone(),
-                client_key: client_key.clone(),
-            }),
-        root_cert: tls.ca.clone(),
+        client_tls,
+        root_cert,
     };
     let client = Client::build_with_tls(info, certificates);
-    // The message names no key, but what it does name is a part of the file.
+    // The message may hold a part of a file.
     let client =
         client.map_err(|_| bad("tls", "has a file that is no certificate or key in PEM"))?;
     Ok(client.get_connection_info().clone())

@@ -120,11 +120,11 @@ pub(crate) fn on_cluster(cluster: &RedisCluster, login: &str) -> RedisConfig {
 
 /// What a client shows and trusts.
 pub(crate) fn tls(certificates: &Certificates) -> RedisTls {
-    let read = |path| std::fs::read(path).unwrap();
     let (certificate, key) = certificates.client();
     RedisTls {
-        ca: Some(read(certificates.ca())),
-        identity: Some((read(certificate), read(key))),
+        ca_file: Some(certificates.ca()),
+        cert_file: Some(certificate),
+        key_file: Some(key),
     }
 }
 

@@ -1,19 +1,4 @@
-//! Settings that are one of a few words, and those that are not built yet.
-
-use serde::{Deserialize, Deserializer, de::Error};
-
-/// A setting that the contract names and this version does not have yet: giving it is an error,
-/// never ignored in silence.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unbuilt {}
-
-impl<'de> Deserialize<'de> for Unbuilt {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(D::Error::custom(
-            "this setting is not built yet; take it out",
-        ))
-    }
-}
+//! Settings that are one of a few words.
 
 /// An enum that is written as one of a few words. A word that is none of them but might be expected
 /// comes with advice on what to do instead.

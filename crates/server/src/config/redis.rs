@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use fanfare_redis::{Ingest, IngestFrom, RedisConfig, Retain as Keep};
+use fanfare_redis::{
+    Ingest, IngestFrom, RedisConfig, RedisSentinels, RedisTls as Tls, Retain as Keep,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choice::{Unbuilt, choice},
+    choice::choice,
     nats::whole_name,
     secret::Url,
-    values::{Bytes, Span},
+    values::{Bytes, Span, list},
 };
 
 choice! {
@@ -44,12 +46,13 @@ choice! {
 pub(crate) struct Redis {
     pub(crate) url: Url,
     pub(crate) url_file: Option<PathBuf>,
-    #[serde(skip_serializing)]
-    pub(crate) sentinel: Option<Unbuilt>,
-    #[serde(skip_serializing)]
-    pub(crate) cluster: Option<Unbuilt>,
+    pub(crate) sentinel: Option<RedisSentinel>,
+    #[serde(deserialize_with = "list")]
+    pub(crate) cluster: Vec<Url>,
+    pub(crate) tls: RedisTls,
     pub(crate) prefix: String,
-    pub(crate) partitions: usize,
+    /// `None`: one, or with a cluster [`RedisConfig::CLUSTER_PARTITIONS`].
+    pub(crate) partitions: Option<usize>,
     pub(crate) max_channels: usize,
     pub(crate) connect_timeout: Span,
     pub(crate) command_timeout: Span,
@@ -64,6 +67,24 @@ pub(crate) struct Redis {
     pub(crate) stream_search_interval: Span,
     pub(crate) max_data_bytes: Bytes,
     pub(crate) ingest: Vec<RedisIngest>,
+}
+
+/// The sentinels that name the primary.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RedisSentinel {
+    pub(crate) master: String,
+    #[serde(deserialize_with = "list")]
+    pub(crate) urls: Vec<Url>,
+}
+
+/// Whom to trust, and what to show, over `rediss://`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RedisTls {
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) cert_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 /// What to take from pub/sub channels and streams that others write.
@@ -98,9 +119,10 @@ impl Default for Redis {
             url: Url::new(room.url),
             url_file: None,
             sentinel: None,
-            cluster: None,
+            cluster: Vec::new(),
+            tls: RedisTls::default(),
             prefix: room.prefix,
-            partitions: room.partitions,
+            partitions: None,
             max_channels: room.max_channels,
             connect_timeout: Span(room.connect_timeout),
             command_timeout: Span(room.command_timeout),
@@ -132,8 +154,24 @@ impl Redis {
     pub(crate) fn to_room(&self) -> RedisConfig {
         RedisConfig {
             url: self.url.expose().to_owned(),
+            sentinel: self.sentinel.as_ref().map(|sentinel| RedisSentinels {
+                master: sentinel.master.clone(),
+                urls: exposed(&sentinel.urls),
+            }),
+            cluster: exposed(&self.cluster),
+            tls: Tls {
+                ca_file: self.tls.ca_file.clone(),
+                cert_file: self.tls.cert_file.clone(),
+                key_file: self.tls.key_file.clone(),
+            },
             prefix: self.prefix.clone(),
-            partitions: self.partitions,
+            partitions: self.partitions.unwrap_or_else(|| {
+                if self.cluster.is_empty() {
+                    RedisConfig::default().partitions
+                } else {
+                    RedisConfig::CLUSTER_PARTITIONS
+                }
+            }),
             max_channels: self.max_channels,
             ingest: self.ingest.iter().map(RedisIngest::to_room).collect(),
             connect_timeout: self.connect_timeout.0,
@@ -151,6 +189,10 @@ impl Redis {
             ..RedisConfig::default()
         }
     }
+}
+
+fn exposed(urls: &[Url]) -> Vec<String> {
+    urls.iter().map(|url| url.expose().to_owned()).collect()
 }
 
 impl RedisIngest {

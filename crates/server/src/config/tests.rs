@@ -221,23 +221,75 @@ fn bad_files_are_explained() {
 }
 
 #[test]
-fn what_is_not_built_yet_says_so() {
+fn where_redis_is_is_checked_and_its_secrets_are_never_shown() {
+    const SECRET: &str = "hunter2";
+    let ingest = "[[broker.redis.ingest]]\nsource = \"a\"";
+    let redis = |text: &str| format!("[broker.redis]\n{}", text.replace("PW", SECRET));
     for (toml, key) in [
+        (redis("sentinel = { master = \"m\" }"), "urls"),
         (
-            "[broker.redis]\nsentinel = { master = \"m\" }".to_owned(),
+            redis("sentinel = { master = \"m\", urls = [] }"),
+            "broker.redis.sentinel.urls",
+        ),
+        (
+            redis("sentinel = { master = \"\", urls = [\"redis://u:PW@s\"] }"),
+            "broker.redis.sentinel.master",
+        ),
+        (
+            redis("sentinel = { master = \"m\", urls = [\"redis://a\", \"http://u:PW@s\"] }"),
+            "broker.redis.sentinel.urls[1]",
+        ),
+        (
+            redis("cluster = [\"redis://a\", \"u:PW@s\"]"),
+            "broker.redis.cluster[1]",
+        ),
+        (
+            redis("cluster = [\"redis://u:PW@a/3\"]"),
+            "broker.redis.cluster[0]",
+        ),
+        (
+            redis(
+                "cluster = [\"redis://a\"]\nsentinel = { master = \"m\", urls = [\"redis://u:PW@s\"] }",
+            ),
             "broker.redis.sentinel",
         ),
         (
-            "[broker.redis]\ncluster = [\"redis://a\"]".into(),
-            "broker.redis.cluster",
+            redis("url = \"rediss://u:PW@a\"\ntls = { ca_file = \"/no/such\" }"),
+            "broker.redis.tls.ca_file",
+        ),
+        (
+            redis("url = \"rediss://u:PW@a\"\ntls = { cert_file = \"/no/such\" }"),
+            "broker.redis.tls.key_file",
+        ),
+        (
+            redis(&format!(
+                "cluster = [\"redis://a\"]\n{ingest}\nretain = \"shared\""
+            )),
+            "broker.redis.ingest[0].retain",
+        ),
+        (
+            redis(&format!(
+                "cluster = [\"redis://a\"]\n{ingest}\nfrom = \"stream\""
+            )),
+            "broker.redis.ingest[0].from",
         ),
     ] {
         let told = told(&toml, &[]);
-        assert!(
-            told.contains(key) && told.contains("not built yet"),
-            "{toml:?} told {told:?}"
-        );
+        assert!(told.contains(key), "{toml:?} told {told:?}");
+        assert!(!told.contains(SECRET), "{toml:?} told {told:?}");
     }
+    let toml = redis(
+        "url = \"redis://u:PW@any\"\nsentinel = { master = \"m\", urls = [\"redis://u:PW@s\"] }",
+    );
+    let config: Config = toml::from_str(&toml).unwrap();
+    let shown = format!("{config:?} {:?}", config.broker.redis.to_room());
+    let printed = toml::to_string(&config).unwrap();
+    assert!(printed.contains("(hidden)@s"), "{printed}");
+    assert!(!shown.contains(SECRET) && !printed.contains(SECRET));
+    assert_eq!(config.broker.redis.to_room().partitions, 1);
+    let cluster: Config = toml::from_str(&redis("cluster = [\"redis://a\"]")).unwrap();
+    let partitions = cluster.broker.redis.to_room().partitions;
+    assert_eq!(partitions, fanfare_redis::RedisConfig::CLUSTER_PARTITIONS);
 }
 
 #[test]
