@@ -396,6 +396,37 @@ async fn flushall_is_told_to_followers_and_cursors() {
     );
 }
 
+/// Searches notice that a stream is gone long before it is looked at again.
+#[tokio::test]
+async fn a_loss_is_told_to_wildcards_although_the_search_comes_first() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let metrics = StreamMetrics::unregistered();
+    let config = RedisConfig {
+        ping_interval: Duration::from_secs(1),
+        ..quick_streams(server.url())
+    };
+    let broker = RedisStreams::connect(config, bus::metrics(), metrics.clone());
+    let broker = broker.await.unwrap();
+    let mut owner = Owner::of(&server).await;
+    let mut follower = Follower::of(&broker, &[">"]).await;
+    owner.adds("orders:eu", "5-0", "old").await;
+    assert_eq!(follower.told().await.1, "old");
+    owner.does("MULTI").await;
+    owner.does("XADD orders:eu 6-0 payload lost").await;
+    owner.does("FLUSHALL").await;
+    owner.does("EXEC").await;
+    let deadline = tokio::time::Instant::now() + bus::PATIENCE;
+    while metrics.known.get() > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "still known");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    owner.adds("orders:eu", "7-0", "new").await;
+    follower.gap(GapCause::NewEpoch).await;
+    assert_eq!(follower.told().await.1, "new");
+}
+
 /// What Redis loses where the log on disk, or a replica, lacks the newest writes.
 struct Tail {
     stream: Vec<u8>,

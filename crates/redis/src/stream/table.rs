@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use fanfare_core::{BrokerError, ErrorKind, Interest, LogId, Pattern, PatternMap};
+use fanfare_core::{BrokerError, ErrorKind, Interest, LogId, Offset, Pattern, PatternMap};
 use parking_lot::Mutex;
 
 use super::{
@@ -133,8 +133,9 @@ impl Table {
     pub(super) fn searched(&self, rule: usize, search: u64) {
         let mut state = self.state.lock();
         let is_gone = |stream: &&mut Stream| {
-            let found = stream.found.is_some_and(|found| found + 1 < search);
-            stream.followed.place.rule == rule && found
+            let is_known =
+                stream.holds > 0 || stream.found.is_some_and(|found| found + 1 >= search);
+            stream.followed.place.rule == rule && !is_known
         };
         let mut gone = Vec::new();
         for stream in state.streams.values_mut().filter(is_gone) {
@@ -211,8 +212,11 @@ impl Table {
             return;
         };
         let place = stream.followed.place.clone();
-        let is_wanted =
-            stream.holds > 0 || stream.found.is_some() && self.interest.follows(&place.channel);
+        // One that is gone is read until its loss has been told.
+        let handed_on = stream.followed.known().map(|known| known.offset);
+        let is_owed = stream.is_read && handed_on.is_some_and(|offset| offset > Offset::ZERO);
+        let is_wanted = stream.holds > 0
+            || (stream.found.is_some() || is_owed) && self.interest.follows(&place.channel);
         if is_wanted && !stream.is_read && stream.followed.known().is_some() {
             stream.is_read = true;
             self.readers.add(stream.followed.clone());
@@ -227,7 +231,7 @@ impl Table {
                 stream.followed = Arc::new(Followed::new(place.clone(), fields));
             }
         }
-        if stream.holds == 0 && stream.found.is_none() {
+        if stream.holds == 0 && stream.found.is_none() && !is_wanted {
             let rule = place.rule;
             state.streams.remove(log);
             state.counts[rule] -= 1;
