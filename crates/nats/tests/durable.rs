@@ -640,7 +640,7 @@ async fn the_rights_that_are_documented_are_enough() {
     let docs = std::fs::read_to_string("../../docs/backends.md").unwrap();
     let line = docs
         .lines()
-        .find(|line| line.starts_with("Permissions of Fanfare's user"))
+        .find(|line| line.starts_with("Permissions of Fanfare's user, for durable channels"))
         .unwrap();
     let names = |text: &str| {
         let quoted: Vec<_> = text
