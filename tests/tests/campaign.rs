@@ -194,7 +194,7 @@ async fn redis_durable_with_announcements_lost() {
     let campaign = Campaign {
         clients: 30,
         channels: 1,
-        events: 3_000,
+        events: 1_500,
         ways: over_http(&rig),
         faults: vec![(Fault::LoseMessages(1), 20), (Fault::LoseMessages(5), 10)],
         ..campaign("redis durable, http, announcements lost", 6, DURABLE)

@@ -6,14 +6,10 @@ use std::{
     time::Duration,
 };
 
-use fanfare_testkit::{
-    NatsCluster, NatsServer, RedisCluster, RedisSentinel, RedisServer, eventually,
-};
+use fanfare_testkit::{NatsCluster, NatsServer, RedisServer, eventually};
 
 use super::fault::Fault;
 
-/// A node's part of a partition, as Redis Cluster places it.
-const CLUSTER_KEY: &str = "{fanfare:p0}:meta";
 /// How long Redis may take to see one large event pass, on a busy machine.
 const BUFFER_FILLS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -22,10 +18,6 @@ const BUFFER_FILLS_WITHIN: Duration = Duration::from_secs(20);
 pub enum Bus {
     /// One Redis.
     Redis(RedisServer),
-    /// A Redis that sentinels watch over.
-    Sentinel(RedisSentinel),
-    /// A Redis Cluster with a replica of each primary.
-    Cluster(RedisCluster),
     /// One nats-server.
     Nats(NatsServer),
     /// Three nats-servers; the stream that is made to change its leader.
@@ -38,12 +30,12 @@ impl Bus {
         match self {
             Self::Redis(server) => Some(server.address()),
             Self::Nats(server) => Some(server.address()),
-            Self::Sentinel(_) | Self::Cluster(_) | Self::NatsCluster(..) => None,
+            Self::NatsCluster(..) => None,
         }
     }
 
     pub(super) fn is_redis(&self) -> bool {
-        matches!(self, Self::Redis(_) | Self::Sentinel(_) | Self::Cluster(_))
+        matches!(self, Self::Redis(_))
     }
 
     /// The lines of a node's config, for a link of its own or all servers there are.
@@ -55,12 +47,6 @@ impl Bus {
         let link = link.map(|link| link.to_string()).unwrap_or_default();
         match self {
             Self::Redis(_) => redis(&format!("url = \"redis://{link}\"")),
-            Self::Sentinel(sentinel) => redis(&format!(
-                "sentinel = {{ urls = {}, master = {:?} }}",
-                quoted(sentinel.urls()),
-                RedisSentinel::MASTER
-            )),
-            Self::Cluster(cluster) => redis(&format!("cluster = {}", quoted(cluster.urls()))),
             Self::Nats(_) => nats(&format!("url = \"nats://{link}\"")),
             Self::NatsCluster(cluster, _) => nats(&format!("url = {}", quoted(cluster.urls()))),
         }
@@ -75,8 +61,6 @@ impl Bus {
     ) {
         match self {
             Self::Redis(redis) => on_redis(redis, fault, rng, large).await,
-            Self::Sentinel(sentinel) => on_sentinel(sentinel, fault, rng).await,
-            Self::Cluster(cluster) => on_cluster(cluster, fault, rng).await,
             Self::Nats(nats) => match fault {
                 Fault::RestartBus => {
                     nats.kill();
@@ -169,53 +153,6 @@ async fn limit(redis: &RedisServer, limit: &str) {
 fn overfilled(redis: &RedisServer) -> usize {
     let output = redis.output();
     output.matches("overcoming of output buffer limits").count()
-}
-
-async fn on_sentinel(sentinel: &mut RedisSentinel, fault: Fault, rng: &mut fastrand::Rng) {
-    match fault {
-        Fault::Failover => {
-            sentinel.failover().await;
-        }
-        Fault::KillPrimary => {
-            let (old, _) = sentinel.kill_primary().await;
-            a_moment(rng).await;
-            sentinel.server_mut(old).restart().await;
-        }
-        Fault::PauseBus(time) => {
-            let Some(primary) = sentinel.primary().await else {
-                return;
-            };
-            sentinel.server_mut(primary).pause();
-            tokio::time::sleep(time).await;
-            sentinel.server_mut(primary).resume();
-        }
-        _ => cannot(fault),
-    }
-}
-
-async fn on_cluster(cluster: &mut RedisCluster, fault: Fault, rng: &mut fastrand::Rng) {
-    let primary = cluster.primary_of(CLUSTER_KEY).await;
-    match fault {
-        Fault::Failover => {
-            cluster.failover(primary, &[]).await;
-        }
-        Fault::KillPrimary => {
-            let replica = cluster.replica_of(primary);
-            cluster.node_mut(primary).kill();
-            cluster.takes_over(replica).await;
-            a_moment(rng).await;
-            cluster.node_mut(primary).restart().await;
-        }
-        Fault::MigrateSlot => {
-            cluster.migrate(CLUSTER_KEY).await;
-        }
-        Fault::PauseBus(time) => {
-            cluster.node_mut(primary).pause();
-            tokio::time::sleep(time).await;
-            cluster.node_mut(primary).resume();
-        }
-        _ => cannot(fault),
-    }
 }
 
 async fn on_nats(cluster: &mut NatsCluster, stream: &str, fault: Fault, rng: &mut fastrand::Rng) {

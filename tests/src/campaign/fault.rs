@@ -49,8 +49,6 @@ pub enum Fault {
     Failover,
     /// The server that leads is killed and comes back after another took over.
     KillPrimary,
-    /// The slot of the log moves to another server.
-    MigrateSlot,
     /// A server says that it goes, goes, and comes back.
     LameDuck,
     /// The load balancer takes its configuration anew and cuts what it carries a little later.
@@ -84,7 +82,6 @@ impl fmt::Display for Fault {
             Self::PauseRecorder(time) => return write!(f, "pause-recorder-{}s", time.as_secs()),
             Self::Failover => "failover",
             Self::KillPrimary => "kill-primary",
-            Self::MigrateSlot => "migrate-slot",
             Self::LameDuck => "lame-duck",
             Self::ReloadBalancer => "reload-balancer",
         };

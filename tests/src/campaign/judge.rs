@@ -63,6 +63,8 @@ pub struct Verdict {
     pub phantoms: usize,
     /// Events whose data or id is not theirs.
     pub garbled: usize,
+    /// Clients that did not get to the end in time: too slow, or kept out.
+    pub unfinished: usize,
     /// How often a client broke off or was cut off.
     pub breaks: usize,
     /// The first findings in words: client, channel, number, and what stood around.
@@ -410,13 +412,23 @@ impl<'a> Reading<'a> {
             self.verdict.missing += 1;
             self.say(format!("client {client} never got in"));
         }
+        if self.transcript.is_unfinished {
+            self.verdict.unfinished += 1;
+            let client = self.transcript.client;
+            let last = self.transcript.seen.last();
+            self.say(format!(
+                "client {client} did not get to the end in time; last {last:?}"
+            ));
+        }
         let end = self.transcript.seen.len().saturating_sub(1);
         for channel in self.transcript.channels.clone() {
             let Some(state) = self.channels.get_mut(&channel) else {
                 continue;
             };
             let (from, gaps) = (state.next, std::mem::take(&mut state.gaps));
-            self.pass_over(channel, from..self.record.owed[channel], end, &gaps);
+            if !self.transcript.is_unfinished {
+                self.pass_over(channel, from..self.record.owed[channel], end, &gaps);
+            }
             let skipped = self
                 .channels
                 .get(&channel)
@@ -456,6 +468,7 @@ impl Verdict {
         self.missing += other.missing;
         self.phantoms += other.phantoms;
         self.garbled += other.garbled;
+        self.unfinished += other.unfinished;
         self.breaks += other.breaks;
         for (cause, count) in other.causes {
             *self.causes.entry(cause).or_default() += count;
@@ -464,10 +477,11 @@ impl Verdict {
         self.findings.truncate(MOST_FINDINGS);
     }
 
-    /// Whether nothing was lost in silence, doubled, out of order, made up or garbled.
+    /// Whether nothing was lost in silence, doubled, out of order, made up or garbled, and everybody
+    /// got to the end.
     pub fn is_true(&self) -> bool {
         let wrong = self.duplicates + self.reordered + self.missing + self.phantoms + self.garbled;
-        wrong == 0
+        wrong + self.unfinished == 0
     }
 }
 
@@ -476,7 +490,7 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "delivered {} gaps {} (idle {}) covered {} duplicates {} reordered {} missing {} phantoms {} \
-             garbled {} repeated {} breaks {}",
+             garbled {} unfinished {} repeated {} breaks {}",
             self.delivered,
             self.gaps,
             self.idle_gaps,
@@ -486,6 +500,7 @@ impl fmt::Display for Verdict {
             self.missing,
             self.phantoms,
             self.garbled,
+            self.unfinished,
             self.repeated,
             self.breaks,
         )

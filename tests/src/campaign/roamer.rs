@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long a stream may be silent before its client looks up, whether all is over.
 const LOOK_UP: Duration = Duration::from_millis(500);
 /// How long clients may take for what is left when all faults are over.
-pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(90);
+pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(150);
 /// When the last of those join that are late.
 const LATEST: Duration = Duration::from_secs(5);
 /// Of some clients, so that their kernels cut streams in the midst of events.
@@ -87,7 +87,7 @@ impl Roamer {
             client,
             selectors,
             channels,
-            seen: Vec::new(),
+            ..Transcript::default()
         };
         Self {
             stage,
@@ -136,6 +136,7 @@ impl Roamer {
             }
         }
         self.stage.done.fetch_add(1, Ordering::Relaxed);
+        self.transcript.is_unfinished = !self.is_done();
         self.transcript
     }
 

@@ -11,6 +11,8 @@ pub struct Transcript {
     pub channels: Vec<usize>,
     /// What came.
     pub seen: Vec<Seen>,
+    /// The time was over before it had the last words: what it lacks may still be on its way.
+    pub is_unfinished: bool,
 }
 
 /// One thing that a client saw.

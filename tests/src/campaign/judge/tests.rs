@@ -80,6 +80,7 @@ fn judged_of(truth: &Truth, seen: Vec<Seen>) -> Verdict {
         selectors: vec!["o.*".into()],
         channels: vec![0, 1],
         seen,
+        is_unfinished: false,
     };
     record(truth, ONE_LOG).judge_all(&[transcript])
 }
@@ -335,6 +336,25 @@ fn who_left_after_the_last_words_is_owed_nothing_more() {
             .is_true()
     );
     assert_eq!(record(&truth, ONE_LOG).judge(&transcript).missing, 1);
+}
+
+/// What has not come yet is no loss; that it has not is a finding all the same.
+#[test]
+fn who_did_not_get_to_the_end_lost_nothing_yet() {
+    let mut seen = whole();
+    seen.truncate(at(0, 5));
+    let mut transcript = Transcript {
+        channels: vec![0, 1],
+        seen,
+        is_unfinished: true,
+        ..Transcript::default()
+    };
+    let judge = |transcript: &Transcript| record(&published(), ONE_LOG).judge(transcript);
+    let verdict = judge(&transcript);
+    assert_eq!((verdict.unfinished, verdict.missing), (1, 0));
+    assert!(!verdict.is_true());
+    transcript.seen.remove(at(0, 3));
+    assert_eq!(judge(&transcript).missing, 1, "before its end");
 }
 
 /// Whatever single thing is taken out, doubled or moved, the judge sees it.
