@@ -47,7 +47,7 @@ async fn main() {
         items: 1 << 20,
         bytes: 1 << 30,
     });
-    let pattern = Pattern::parse("raw.1").unwrap();
+    let pattern = Pattern::parse("raw.0").unwrap();
     let _subscription = nodes[1].0.subscribe(&pattern, &inlet).await.unwrap();
     let payload = "x".repeat(bytes);
     let names: Vec<String> = (0..channels)
