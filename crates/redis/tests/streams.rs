@@ -422,6 +422,8 @@ async fn a_loss_is_told_to_wildcards_although_the_search_comes_first() {
         assert!(tokio::time::Instant::now() < deadline, "still known");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    // From here on the node knows where streams begin that are found.
+    let _other = Follower::of(&broker, &["other"]).await;
     owner.adds("orders:eu", "7-0", "new").await;
     follower.gap(GapCause::NewEpoch).await;
     assert_eq!(follower.told().await.1, "new");
