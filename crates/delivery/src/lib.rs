@@ -11,7 +11,7 @@
 //! It knows no axum, no token and no backend: a subscriber comes with the channels that it may
 //! see, a filter and a guard, and leaves when its sink is dropped.
 //!
-//! Start reading at [`Hub::join`], then `shard`, then `shard/catch_up`, where the promise is kept.
+//! Start reading at [`Hub::join`], then `shard`, then `shard/seam`, where the promise is kept.
 
 pub mod close;
 pub mod config;

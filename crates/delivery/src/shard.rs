@@ -11,6 +11,7 @@ mod late;
 mod logs;
 mod member;
 mod run;
+mod seam;
 mod slow;
 #[cfg(test)]
 mod tests;

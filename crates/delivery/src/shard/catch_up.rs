@@ -1,69 +1,43 @@
-//! THE SEAM: history, then the ring, then live, with nothing missed and nothing twice.
-//!
-//! 1. The hub has made sure that this node follows the channels (law 2), and the shard has
-//!    registered the subscriber. From here on nothing can be missed: what passes goes to the ring.
-//! 2. Pages of history go into the outbox, paced by its room, from where the subscriber stands up
-//!    to the end of what the broker had when it was asked. That end lies after step 1, so
-//!    everything after it passes through the ring.
-//! 3. Then what the ring holds after that end. Everything is compared by offset, so what stands in
-//!    both history and ring is handed over once. At the ring's end the subscriber is live, in the
-//!    same turn in which nothing else could pass.
-//! 4. If the ring let go of something in between, back to 2. If history did too, it says so with
-//!    a gap.
-//!
-//! Invariant, checked against a model in `tests`: every event between the starting place and now
-//! is handed over once, in order, or withheld by the filter, or covered by a gap that was sent.
+//! A subscriber on its way from its starting place to live: how far it has come in each log.
 
 use std::collections::VecDeque;
 
-use fanfare_core::{
-    Epoch, Gap, GapCause, History, HistoryQuery, Live, LogId, Pattern, Position, Since,
-};
+use fanfare_core::{Epoch, Gap, GapCause, History, Live, LogId, Pattern, Position, Since};
 
-use smallvec::SmallVec;
-
-use super::{
-    Fetch, Shard, Stage,
-    class::{self, Places},
-    member::{Floor, JoiningLog, Seated},
-};
-use crate::{
-    Cursor, View, control, frame,
-    outbox::Key,
-    ring::{Cover, Passing},
-};
+use super::member::{JoiningLog, Seated};
+use crate::Cursor;
 
 /// A subscriber on its way from its starting place to live.
 #[derive(Debug)]
 pub(super) struct CatchUp {
-    logs: Vec<LogCatchUp>,
-    hello: bool,
-    resumes: bool,
+    pub(super) logs: Vec<LogCatchUp>,
+    pub(super) hello: bool,
+    pub(super) resumes: bool,
     /// A page has been asked for and has not come.
-    fetching: bool,
+    pub(super) fetching: bool,
     /// Whom to tell that the starting place is known. From then on it holds: what is published
     /// after the edge has answered the client is after it.
-    seated: Option<Seated>,
+    pub(super) seated: Option<Seated>,
 }
 
 /// Its way through one log.
 #[derive(Debug)]
-struct LogCatchUp {
-    log: LogId,
-    channels: Vec<Pattern>,
+pub(super) struct LogCatchUp {
+    pub(super) log: LogId,
+    pub(super) channels: Vec<Pattern>,
     since: Since,
     foreign: Option<Position>,
     /// What came of history and was not handed over yet.
-    pending: VecDeque<Live>,
+    pub(super) pending: VecDeque<Live>,
     /// How far history answered; `None` before the first page.
-    upto: Option<Position>,
-    more: bool,
+    pub(super) upto: Option<Position>,
+    pub(super) more: bool,
     /// Everything up to here was handed over, withheld, or told lost.
-    place: Option<Position>,
+    pub(super) place: Option<Position>,
     /// The ring was of this epoch when history was asked whether it or the place is the newer.
-    asked_about: Option<Epoch>,
+    pub(super) asked_about: Option<Epoch>,
     /// The epoch of the ring that history has shown to be older than the place.
-    older: Option<Epoch>,
+    pub(super) older: Option<Epoch>,
 }
 
 impl CatchUp {
@@ -116,7 +90,7 @@ impl CatchUp {
 
     /// The next page to ask for: the first of each log before anything else, since `hello` says
     /// whether there is a gap.
-    fn wants(&self) -> Option<(&LogCatchUp, Since)> {
+    pub(super) fn wants(&self) -> Option<(&LogCatchUp, Since)> {
         if let Some(first) = self.logs.iter().find(|log| log.upto.is_none()) {
             return Some((first, first.since.clone()));
         }
@@ -127,22 +101,20 @@ impl CatchUp {
         Some((next, Since::After(next.place.clone()?)))
     }
 
-    fn has_gap(&self) -> bool {
+    pub(super) fn has_gap(&self) -> bool {
         self.logs
             .iter()
             .any(|log| log.pending.iter().any(|item| matches!(item, Live::Gap(_))))
     }
 
     /// Where the subscriber stands in all its logs.
-    fn cursor(&self) -> Cursor {
+    pub(super) fn cursor(&self) -> Cursor {
         self.logs
             .iter()
             .filter_map(|log| log.place.clone())
             .collect()
     }
-}
 
-impl CatchUp {
     /// Takes whom to tell, if the starting place is not known yet.
     pub(super) fn unseated(&mut self) -> Option<Seated> {
         self.seated.take()
@@ -165,7 +137,7 @@ impl LogCatchUp {
         }
     }
 
-    fn take(&mut self, page: History) {
+    pub(super) fn take(&mut self, page: History) {
         let first = self.upto.is_none();
         let mut items: VecDeque<Live> = page.items.into();
         if first {
@@ -218,300 +190,5 @@ fn first_place(items: &VecDeque<Live>, upto: &Position) -> Position {
         Some(Live::Event(event)) => event.position.at(event.position.offset.before()),
         Some(Live::Gap(gap)) if gap.next.epoch == upto.epoch => gap.next.clone(),
         _ => upto.clone(),
-    }
-}
-
-impl Shard {
-    pub(super) fn take_page(&mut self, key: Key, log: &LogId, page: History) {
-        let Some(member) = self.member(key) else {
-            return;
-        };
-        let Stage::CatchingUp(catch_up) = &mut member.stage else {
-            return;
-        };
-        catch_up.fetching = false;
-        if let Some(held) = catch_up.logs.iter_mut().find(|held| held.log == *log) {
-            held.take(page);
-        }
-        self.advance(key.slot);
-    }
-
-    /// Goes as far as there is room and material.
-    pub(super) fn advance(&mut self, slot: u32) {
-        let Some(member) = self.members.get_mut(slot as usize) else {
-            return;
-        };
-        let Stage::CatchingUp(_) = member.stage else {
-            return;
-        };
-        // Out of the member while it is worked on; `finish` or the end of this call decides what
-        // the member is then.
-        let stage = std::mem::replace(&mut member.stage, Stage::Closing);
-        let Stage::CatchingUp(mut catch_up) = stage else {
-            return;
-        };
-        let live = !catch_up.fetching && self.go_on(slot, &mut catch_up);
-        if live {
-            self.go_live(slot, &catch_up);
-        } else if let Some(member) = self.members.get_mut(slot as usize) {
-            member.stage = Stage::CatchingUp(catch_up);
-        }
-        self.dirty.push(slot);
-    }
-
-    /// Answers whether the subscriber has everything up to now.
-    fn go_on(&mut self, slot: u32, catch_up: &mut CatchUp) -> bool {
-        loop {
-            if let Some((log, since)) = catch_up.wants() {
-                let (log, channels) = (log.log.clone(), log.channels.clone());
-                self.ask(slot, catch_up, log, channels, since);
-                return false;
-            }
-            if std::mem::take(&mut catch_up.hello) {
-                self.say_hello(slot, catch_up);
-            }
-            if let Some(seated) = catch_up.seated.take()
-                && let Some(member) = self.members.get(slot as usize)
-            {
-                // A hub that no longer waits has let go of the seat too.
-                let _ = seated.send(Ok(member.key(slot as usize)));
-            }
-            self.count_resume(catch_up);
-            if !self.hand_over_pages(slot, catch_up) {
-                return false;
-            }
-            if catch_up.wants().is_some() {
-                continue;
-            }
-            if self.ring_is_short(catch_up) {
-                continue;
-            }
-            return self.hand_over_ring(slot, catch_up);
-        }
-    }
-
-    fn ask(
-        &mut self,
-        slot: u32,
-        catch_up: &mut CatchUp,
-        log: LogId,
-        channels: Vec<Pattern>,
-        since: Since,
-    ) {
-        let Some(member) = self.members.get(slot as usize) else {
-            return;
-        };
-        catch_up.fetching = true;
-        let limit = std::num::NonZeroUsize::new(self.config.page_events)
-            .unwrap_or(std::num::NonZeroUsize::MIN);
-        let max_bytes = self.config.page_bytes;
-        let query = HistoryQuery {
-            log,
-            channels,
-            since,
-            limit,
-            max_bytes,
-        };
-        self.fetches.push_back(Fetch {
-            key: member.key(slot as usize),
-            query,
-        });
-    }
-
-    fn say_hello(&mut self, slot: u32, catch_up: &CatchUp) {
-        let Some(member) = self.members.get(slot as usize) else {
-            return;
-        };
-        member.outbox.force(control::hello(
-            member.format,
-            &self.config.node,
-            &member.channels,
-            catch_up.has_gap(),
-            &catch_up.cursor(),
-        ));
-    }
-
-    fn count_resume(&self, catch_up: &mut CatchUp) {
-        if std::mem::take(&mut catch_up.resumes) {
-            let gap = catch_up.has_gap();
-            let outcome = if gap {
-                &self.metrics.resumed_with_gap
-            } else {
-                &self.metrics.resumed
-            };
-            outcome.inc();
-        }
-    }
-
-    /// Hands over what came of history. Answers whether all of it went.
-    fn hand_over_pages(&mut self, slot: u32, catch_up: &mut CatchUp) -> bool {
-        for index in 0..catch_up.logs.len() {
-            loop {
-                if !self.has_room(slot) {
-                    return false;
-                }
-                let log = &mut catch_up.logs[index];
-                let Some(item) = log.pending.pop_front() else {
-                    break;
-                };
-                log.place = Some(item.position().clone());
-                match item {
-                    Live::Event(event) => self.hand_over(slot, catch_up, &event),
-                    Live::Gap(gap) => self.hand_over_gap(slot, &gap),
-                }
-            }
-            let log = &mut catch_up.logs[index];
-            if let Some(upto) = &log.upto {
-                let ahead = log
-                    .place
-                    .as_ref()
-                    .is_none_or(|place| upto.is_after(place) != Some(false));
-                if ahead {
-                    log.place = Some(upto.clone());
-                }
-            }
-        }
-        true
-    }
-
-    /// Whether the ring let go of something in between; then history is asked again.
-    fn ring_is_short(&self, catch_up: &mut CatchUp) -> bool {
-        let mut short = false;
-        for log in &mut catch_up.logs {
-            let Some(place) = &log.place else { continue };
-            let index = self.holds.index(&log.log);
-            let cover = index.map_or(Cover::Whole, |index| self.ring.covers(index, place));
-            log.more = match cover {
-                Cover::Whole => false,
-                Cover::Short => true,
-                // The log began again, and the ring or the place is of its older life. History
-                // knows which: asked from here it tells the gap, or stands by the place's epoch.
-                Cover::Foreign(ring) if log.older == Some(ring) => false,
-                Cover::Foreign(ring) => {
-                    log.asked_about = Some(ring);
-                    true
-                }
-            };
-            short |= log.more;
-        }
-        short
-    }
-
-    /// Hands over what the ring holds. Answers whether all of it went.
-    fn hand_over_ring(&mut self, slot: u32, catch_up: &mut CatchUp) -> bool {
-        for index in 0..catch_up.logs.len() {
-            let log = &catch_up.logs[index];
-            let Some(place) = log.place.clone() else {
-                continue;
-            };
-            let Some(ring_log) = self.holds.index(&log.log) else {
-                continue;
-            };
-            let rest: Vec<Passing> = self.ring.after(ring_log, &place).cloned().collect();
-            for passing in rest {
-                if !self.has_room(slot) {
-                    return false;
-                }
-                let log = &mut catch_up.logs[index];
-                log.place = Some(passing.position().clone());
-                let selected = |pattern: &Pattern| match &passing {
-                    Passing::Frame(frame) => pattern.matches(&frame.event.channel),
-                    Passing::Gap(gap) => pattern.intersects(&gap.scope),
-                };
-                if !log.channels.iter().any(selected) {
-                    continue;
-                }
-                match &passing {
-                    Passing::Frame(frame) => self.hand_over(slot, catch_up, &frame.event),
-                    Passing::Gap(gap) => self.hand_over_gap(slot, gap),
-                }
-            }
-        }
-        true
-    }
-
-    fn has_room(&self, slot: u32) -> bool {
-        // Half of the outbox is left for what comes live right after.
-        let half = self.config.outbox_bytes / 2;
-        self.members.get(slot as usize).is_some_and(|member| {
-            member.outbox.level().bytes <= half || member.outbox.want(half / 2)
-        })
-    }
-
-    fn hand_over(&mut self, slot: u32, catch_up: &CatchUp, event: &fanfare_core::Event) {
-        let now = self.now;
-        let Some(member) = self.members.get_mut(slot as usize) else {
-            return;
-        };
-        let view = match &member.filter {
-            None => Some(View::Whole),
-            Some(filter) => class::ask(filter, event, &self.metrics),
-        };
-        let id = (catch_up.logs.len() > 1).then(|| catch_up.cursor().to_string());
-        let bytes = match &view {
-            Some(View::Nothing) => {
-                self.tally.withheld += 1;
-                return;
-            }
-            None => {
-                self.hand_over_gap(slot, &class::failed(event));
-                return;
-            }
-            Some(View::Redacted(data)) => {
-                frame::render(event, member.format, id.as_deref(), Some(data))
-            }
-            Some(View::Whole) => frame::render(event, member.format, id.as_deref(), None),
-        };
-        self.tally.frames += 1;
-        self.tally.replayed += 1;
-        self.tally.bytes += bytes.len() as u64;
-        member.heard = now;
-        member.outbox.force(bytes);
-    }
-
-    fn hand_over_gap(&mut self, slot: u32, gap: &Gap) {
-        let Some(member) = self.members.get(slot as usize) else {
-            return;
-        };
-        self.metrics.gap(gap.cause);
-        member.outbox.force(control::gap(member.format, gap));
-    }
-
-    fn go_live(&mut self, slot: u32, catch_up: &CatchUp) {
-        let mut places = Places::new();
-        let mut floors = SmallVec::new();
-        for log in &catch_up.logs {
-            let Some(index) = self.holds.index(&log.log) else {
-                continue;
-            };
-            let head = self.heads[usize::from(index)].as_ref();
-            // History is ahead of the feed: what still comes of that is passed over, and the
-            // subscriber's id does not fall back to the feed's place.
-            let ahead = log.place.clone().filter(|place| {
-                head.is_none_or(|head| match place.is_after(head) {
-                    Some(after) => after,
-                    None => log.older == Some(head.epoch),
-                })
-            });
-            places.push((index, ahead.clone()));
-            if let Some(place) = ahead {
-                floors.push(Floor {
-                    log: index,
-                    place,
-                    older: log.older,
-                });
-            }
-        }
-        if catch_up.logs.len() == 1 {
-            // An event's own position is the id.
-            places.clear();
-        }
-        let Some(member) = self.members.get_mut(slot as usize) else {
-            return;
-        };
-        let filter = member.filter.as_ref();
-        member.class = self.classes.enter(filter, member.format, places);
-        member.floors = floors;
-        member.stage = Stage::Live;
     }
 }
