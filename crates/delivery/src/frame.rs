@@ -6,15 +6,18 @@ use bytes::Bytes;
 use fanfare_core::{Data, Event};
 use serde::Serialize;
 
-use crate::{Cursor, Format};
+use crate::{
+    Cursor, Format,
+    framing::{Framed, Framing},
+};
 
 /// An event and its encodings. The common one, for subscribers of one log without a filter, is
 /// made once by the relay; the others when a subscriber first needs them.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) event: Arc<Event>,
-    sse: Bytes,
-    envelope: OnceLock<Bytes>,
+    sse: Framed,
+    envelope: OnceLock<Framed>,
     item: OnceLock<Bytes>,
 }
 
@@ -29,7 +32,7 @@ struct Envelope<'a> {
 
 impl Frame {
     pub(crate) fn encode(event: Arc<Event>) -> Self {
-        let sse = render(&event, Format::Sse, None, None);
+        let sse = Framed::new(&render(&event, Format::Sse, None, None));
         Self {
             event,
             sse,
@@ -39,21 +42,21 @@ impl Frame {
     }
 
     /// The bytes for subscribers of this event's log alone, without a filter.
-    pub(crate) fn shared(&self, format: Format) -> &Bytes {
+    pub(crate) fn shared(&self, format: Format, framing: Framing) -> &Bytes {
+        let render = || render(&self.event, format, None, None);
         match format {
-            Format::Sse => &self.sse,
+            Format::Sse => self.sse.get(framing),
             Format::Envelope => self
                 .envelope
-                .get_or_init(|| render(&self.event, format, None, None)),
-            Format::Items => self
-                .item
-                .get_or_init(|| render(&self.event, format, None, None)),
+                .get_or_init(|| Framed::new(&render()))
+                .get(framing),
+            Format::Items => self.item.get_or_init(render),
         }
     }
 
     /// What it weighs in a ring.
     pub(crate) fn weight(&self) -> usize {
-        self.event.weight() + self.sse.len()
+        self.event.weight() + self.sse.chunked.len()
     }
 }
 

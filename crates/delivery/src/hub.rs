@@ -9,7 +9,14 @@ use std::{
 };
 
 use fanfare_core::{Broker, BrokerError, Inlet, LogId, Pattern, Since, feed};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    runtime,
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+};
 
 use crate::{
     DeliveryConfig, Format, Metrics, Seat, Start, Subscriber, control,
@@ -17,8 +24,8 @@ use crate::{
     follow::{Follows, Share},
     outbox::{Doorbell, Outbox},
     relay,
-    shard::{self, Joining, Message, Shard},
-    sink::Hold,
+    shard::{self, Joining, Message, Poller, Shard},
+    sink::{Hold, Keep},
 };
 
 /// The most messages that wait for a shard. A relay or a join that finds it full waits.
@@ -37,6 +44,7 @@ struct Inner {
     follows: Arc<Follows>,
     inlet: Inlet,
     shards: Vec<ShardHandle>,
+    takes_sockets: bool,
     next_id: AtomicU64,
     draining: AtomicBool,
     census: Arc<Census>,
@@ -90,16 +98,20 @@ impl Hub {
     pub fn spawn(config: DeliveryConfig, broker: Arc<dyn Broker>, metrics: Metrics) -> Self {
         let config = Arc::new(config);
         let (inlet, feed) = feed(config.feed);
+        let mut takes_sockets = true;
         let shards: Vec<ShardHandle> = (0..config.shards.max(1))
             .map(|_| {
                 let (inbox, messages) = mpsc::channel(INBOX);
                 let doorbell = Arc::new(Doorbell::default());
                 let map = broker.capabilities().logs;
                 let shard = Shard::new(config.clone(), metrics.clone(), map);
+                let poller = poller(&config);
+                takes_sockets &= poller.is_some();
                 tokio::spawn(shard::run(
                     shard,
                     messages,
                     doorbell.clone(),
+                    poller,
                     broker.clone(),
                 ));
                 ShardHandle { inbox, doorbell }
@@ -114,6 +126,7 @@ impl Hub {
             follows,
             inlet,
             shards,
+            takes_sockets,
             next_id: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             census: Arc::default(),
@@ -156,12 +169,13 @@ impl Hub {
         if subscriber.format != Format::Items {
             outbox.force(control::preface(inner.config.jittered_retry()).into());
         }
-        let hold = Hold {
-            outbox: outbox.clone(),
-            shares,
-            guard: Some(subscriber.guard),
+        let keep = Keep {
+            _guard: subscriber.guard,
+            _socket: None,
+            _shares: shares,
             _count: Counted::new(&inner.census),
         };
+        let hold = Hold::new(outbox.clone(), keep);
         let (seated, told) = oneshot::channel();
         let joining = Joining {
             id,
@@ -185,6 +199,27 @@ impl Hub {
             .map_err(|_| JoinError::Draining)?;
         let key = told.await.map_err(|_| JoinError::Draining)??;
         Ok(Seat::new(hold, key, shard.inbox.clone()))
+    }
+
+    /// Whether a [`Seat`] may be given a socket: [`DeliveryConfig::socket`], where the system
+    /// allows it.
+    pub fn takes_sockets(&self) -> bool {
+        self.inner.takes_sockets
+    }
+
+    /// Ends every stream that has a socket, at once and without a word.
+    pub fn cut(&self) {
+        for shard in &self.inner.shards {
+            // A shard that is gone has no sockets.
+            let Err(TrySendError::Full(cut)) = shard.inbox.try_send(Message::Cut) else {
+                continue;
+            };
+            // Outside of a runtime its shards are gone too.
+            if let Ok(runtime) = runtime::Handle::try_current() {
+                let inbox = shard.inbox.clone();
+                runtime.spawn(async move { inbox.send(cut).await });
+            }
+        }
     }
 
     /// What this node follows, most subscribers first, at most `limit` of them.
@@ -242,6 +277,12 @@ impl Drop for Inner {
 }
 
 impl Counted {
+    /// Counted where nobody looks.
+    #[cfg(test)]
+    pub(crate) fn apart() -> Self {
+        Self::new(&Arc::default())
+    }
+
     fn new(census: &Arc<Census>) -> Self {
         census.subscribers.fetch_add(1, Ordering::AcqRel);
         Self(census.clone())
@@ -254,6 +295,16 @@ impl Drop for Counted {
             self.0.left.notify_waiters();
         }
     }
+}
+
+fn poller(config: &DeliveryConfig) -> Option<Poller> {
+    if !config.socket {
+        return None;
+    }
+    let made = Poller::new().inspect_err(|error| {
+        tracing::warn!(%error, "sockets cannot be watched: every stream goes through a body");
+    });
+    made.ok()
 }
 
 /// Which channels are followed in which log, and from where on.

@@ -158,6 +158,13 @@ impl Outbox {
         Poll::Ready(Some(piece))
     }
 
+    /// Takes all that waits, and whether the stream ends after it: another sink has it from now on.
+    pub(crate) fn take_over(&self) -> (Vec<Bytes>, bool) {
+        let mut state = self.state.lock();
+        state.bytes = 0;
+        (std::mem::take(&mut state.queue).into(), state.ended)
+    }
+
     /// The sink is dropped.
     pub(crate) fn leave(&self) {
         let mut state = self.state.lock();

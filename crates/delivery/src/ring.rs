@@ -149,6 +149,24 @@ impl Ring {
         }
     }
 
+    /// The frame of the event at a place, if it is still held.
+    pub(crate) fn find(&self, log: Option<LogIndex>, place: &Position) -> Option<&Arc<Frame>> {
+        let recent = self.logs.get(usize::from(log?))?;
+        if recent.epoch != Some(place.epoch) {
+            return None;
+        }
+        let of = |entry: &Passing| entry.position().offset;
+        let first = recent
+            .entries
+            .partition_point(|entry| of(entry) < place.offset);
+        let same = recent.entries.range(first..);
+        same.take_while(|entry| of(entry) == place.offset)
+            .find_map(|entry| match entry {
+                Passing::Frame(frame) => Some(frame),
+                Passing::Gap(_) => None,
+            })
+    }
+
     /// The entries of a log after `place`, oldest first; none of another epoch.
     pub(crate) fn after(&self, log: LogIndex, place: &Position) -> impl Iterator<Item = &Passing> {
         let recent = self

@@ -1,21 +1,27 @@
-//! One core's part of the fan-out: a state machine without clock, task or socket.
+//! One core's part of the fan-out: a state machine without clock or task, that waits for nothing.
 //!
-//! It is told what happened ([`Message`], a page of history, a bell, a tick) and answers with
-//! bytes in outboxes and with [`Fetch`]es that it wants made. `run` drives it in production, a
+//! It is told what happened ([`Message`], a page of history, a bell, a socket's readiness, a tick)
+//! and answers with bytes in outboxes and sockets and with [`Fetch`]es that it wants made. `run` drives it in production, a
 //! seeded scheduler in `tests/seam.rs`; both see the same code.
 
 mod backlog;
+mod boarding;
 mod catch_up;
 mod class;
+mod door;
 mod late;
+mod line;
 mod logs;
 mod member;
+mod poller;
 mod run;
+mod runs;
 mod seam;
 mod slow;
 #[cfg(test)]
 mod tests;
 mod wheel;
+mod write;
 
 use std::{
     collections::VecDeque,
@@ -27,7 +33,9 @@ use bytes::Bytes;
 use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, LogMap, PatternMap, Position};
 use slab::Slab;
 
+pub(crate) use boarding::Boarding;
 pub(crate) use member::{Joining, JoiningLog};
+pub(crate) use poller::Poller;
 pub(crate) use run::run;
 
 use crate::{
@@ -37,8 +45,11 @@ use crate::{
     ring::{LogIndex, Passing, Ring},
 };
 use class::{Classes, Rendered};
-use member::{Member, Stage};
+use door::Door;
+use member::{Member, Stage, Standing};
+use runs::Runs;
 use wheel::Wheel;
+use write::Dirty;
 
 /// Milliseconds since the shard began.
 pub(crate) type Millis = u64;
@@ -50,10 +61,14 @@ pub(crate) enum Message {
     Batch(Arc<[Passing]>),
     /// A subscriber.
     Join(Box<Joining>),
+    /// A subscriber's socket.
+    Board(Box<Boarding>),
     /// End one stream.
     Close { key: Key, reason: CloseReason },
     /// End all streams, spread over the window.
     Drain(Duration),
+    /// End every socket at once.
+    Cut,
     /// The broker was closed.
     FeedEnded,
 }
@@ -83,8 +98,10 @@ pub(crate) struct Shard {
     fetches: VecDeque<Fetch>,
     /// Whose outbox overfilled, and since when, in the order of time.
     overfull: VecDeque<(Millis, Key)>,
-    /// Slots whose sinks are to be woken when the turn ends.
-    dirty: Vec<u32>,
+    runs: Runs,
+    dirty: Dirty,
+    /// Slots whose sockets are not watched yet.
+    arrivals: Vec<u32>,
     /// Numbers what passes, so that a subscriber whose patterns overlap gets it once.
     turn: u64,
     now: Millis,
@@ -127,7 +144,9 @@ impl Shard {
             wheel: Wheel::default(),
             fetches: VecDeque::new(),
             overfull: VecDeque::new(),
-            dirty: Vec::new(),
+            runs: Runs::default(),
+            dirty: Dirty::default(),
+            arrivals: Vec::new(),
             turn: 0,
             now: 0,
             drain: None,
@@ -187,19 +206,21 @@ impl Shard {
             interest,
             members,
             classes,
+            metrics,
             heads,
             logs,
             holds,
             config,
             tally,
+            runs,
             dirty,
             turn,
             now,
-            metrics,
             ..
         } = self;
         let is_late = holds.is_late(log);
-        let mut new_to: Vec<u32> = Vec::new();
+        let (mut new_to, mut unclear) = (Vec::new(), Vec::new());
+        runs.next_piece();
         let mut overfull: Vec<(u32, Bytes)> = Vec::new();
         let mut followed = false;
         interest.each_match(&event.channel, |slots| {
@@ -217,30 +238,39 @@ impl Shard {
                 }
                 // The ring has it for those who are catching up.
                 if matches!(member.stage, Stage::CatchingUp(_) | Stage::Closing)
-                    || !member.floors.is_empty() && member.is_past(log, &event.position)
-                    || is_late && member.stage.catches_up_later(log)
+                    || member.stage.catches_up_later(log)
                 {
                     continue;
                 }
+                if !member.floors.is_empty() {
+                    match member.standing(log, &event.position) {
+                        Standing::New => {}
+                        Standing::Past => continue,
+                        Standing::Unclear => {
+                            unclear.push(*slot);
+                            continue;
+                        }
+                    }
+                }
                 match classes.render(member.class, *turn, frame, heads, logs) {
                     Rendered::Bytes(bytes) => {
-                        let size = bytes.len();
+                        let class = member.class;
                         let live = matches!(member.stage, Stage::Live);
-                        if live && member.outbox.push(&bytes, config.outbox_bytes) {
+                        if live && member.door.push(runs, class, bytes, config.outbox_bytes) {
                             member.heard = *now;
                             tally.frames += 1;
-                            tally.bytes += size as u64;
-                            dirty.push(*slot);
+                            tally.bytes += bytes.len() as u64;
+                            dirty.add(member, *slot, slots.len());
                         } else {
-                            overfull.push((*slot, bytes));
+                            overfull.push((*slot, bytes.clone()));
                         }
                     }
                     Rendered::Withheld => tally.withheld += 1,
                     Rendered::Failed => {
                         let gap = class::failed(event);
                         metrics.gap(gap.cause);
-                        member.outbox.force(control::gap(member.format, &gap));
-                        dirty.push(*slot);
+                        member.door.force(control::gap(member.format, &gap));
+                        dirty.add(member, *slot, slots.len());
                     }
                 }
             }
@@ -254,6 +284,22 @@ impl Shard {
         for slot in new_to {
             self.take_up(slot, &event.position.log);
         }
+        for slot in unclear {
+            self.clear_up(slot, log);
+        }
+    }
+
+    /// Something of a log passed that history must place first.
+    fn clear_up(&mut self, slot: u32, log: LogIndex) {
+        match self
+            .members
+            .get_mut(slot as usize)
+            .map(|member| &mut member.stage)
+        {
+            Some(Stage::Behind(backlog)) => backlog.unclear.push(log),
+            Some(Stage::Live) => self.catch_up_again(slot, &[]),
+            _ => {}
+        }
     }
 
     fn on_gap(&mut self, log: LogIndex, gap: &Arc<Gap>) {
@@ -261,7 +307,7 @@ impl Shard {
         self.heads[usize::from(log)] = Some(gap.next.clone());
         self.ring.push(log, Passing::Gap(gap.clone()));
         let is_late = self.holds.is_late(log);
-        let (mut behind, mut new_to) = (Vec::new(), Vec::new());
+        let (mut behind, mut new_to, mut unclear) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, member) in &mut self.members {
             if is_late && !member.logs.contains(&log) {
                 if member.channels.iter().any(|own| own.intersects(&gap.scope)) {
@@ -270,18 +316,29 @@ impl Shard {
                 continue;
             }
             let waits = matches!(member.stage, Stage::CatchingUp(_) | Stage::Closing);
-            if waits
-                || !member.is_touched_by(log, gap)
-                || member.is_past(log, &gap.next)
-                || is_late && member.stage.catches_up_later(log)
-            {
+            if waits || !member.is_touched_by(log, gap) || member.stage.catches_up_later(log) {
                 continue;
+            }
+            match member.standing(log, &gap.next) {
+                Standing::New => {}
+                Standing::Past => continue,
+                Standing::Unclear => {
+                    unclear.push(slot as u32);
+                    continue;
+                }
+            }
+            if gap
+                .after
+                .as_ref()
+                .is_none_or(|after| after.epoch != gap.next.epoch)
+            {
+                member.class = self.classes.begin_again(member.class, log);
             }
             match &mut member.stage {
                 Stage::Live => {
-                    member.outbox.force(control::gap(member.format, gap));
+                    member.door.force(control::gap(member.format, gap));
                     self.metrics.gap(gap.cause);
-                    self.dirty.push(slot as u32);
+                    self.dirty.add(member, slot as u32, 1);
                 }
                 Stage::Behind(_) => behind.push(slot as u32),
                 Stage::CatchingUp(_) | Stage::Closing => {}
@@ -292,6 +349,9 @@ impl Shard {
         }
         for slot in new_to {
             self.take_up(slot, &gap.next.log);
+        }
+        for slot in unclear {
+            self.clear_up(slot, log);
         }
     }
 
@@ -329,14 +389,23 @@ impl Shard {
         let Some(member) = self.member(key) else {
             return;
         };
-        if member.outbox.answer() {
+        let Door::Outbox { outbox, .. } = &member.door else {
+            // Of the time before its socket came.
+            return;
+        };
+        if outbox.answer() {
             self.forget(key.slot, CloseReason::Client);
             return;
         }
-        match member.stage {
-            Stage::CatchingUp(_) => self.advance(key.slot),
-            Stage::Behind(_) => self.recover(key.slot),
-            Stage::Live | Stage::Closing => {}
+        self.on_room(key.slot);
+    }
+
+    /// There may be room again for what a member waits to hand over.
+    fn on_room(&mut self, slot: u32) {
+        match self.members.get(slot as usize).map(|member| &member.stage) {
+            Some(Stage::CatchingUp(_)) => self.advance(slot),
+            Some(Stage::Behind(_)) => self.recover(slot),
+            Some(Stage::Live | Stage::Closing) | None => {}
         }
     }
 
@@ -353,6 +422,8 @@ impl Shard {
         match message {
             Message::Batch(batch) => self.on_batch(&batch),
             Message::Join(joining) => self.join(*joining),
+            Message::Board(boarding) => self.board(*boarding),
+            Message::Cut => self.cut_all(),
             Message::Close { key, reason } => {
                 if self.member(key).is_some() {
                     self.close(key.slot, reason);
@@ -391,20 +462,6 @@ impl Shard {
                 self.close(key.slot, CloseReason::Drain);
             }
         }
-    }
-
-    /// Ends a turn: wakes sinks once for all that was put into their outboxes.
-    pub(crate) fn flush(&mut self) {
-        for slot in std::mem::take(&mut self.dirty) {
-            if let Some(member) = self.members.get(slot as usize) {
-                member.outbox.wake();
-            }
-        }
-        let tally = std::mem::take(&mut self.tally);
-        self.metrics.frames.inc_by(tally.frames);
-        self.metrics.bytes.inc_by(tally.bytes);
-        self.metrics.withheld.inc_by(tally.withheld);
-        self.metrics.replayed.inc_by(tally.replayed);
     }
 
     fn member(&mut self, key: Key) -> Option<&mut Member> {

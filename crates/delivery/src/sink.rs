@@ -3,8 +3,9 @@
 mod body;
 mod items;
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, fmt, net::TcpStream, sync::Arc};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use body::Body;
@@ -13,8 +14,9 @@ pub use items::{Items, Page};
 use crate::{
     CloseReason,
     follow::Share,
+    framing::Framing,
     outbox::{Key, Outbox},
-    shard::Message,
+    shard::{Boarding, Message},
 };
 
 /// A joined subscriber whose sink is not chosen yet. Dropping it leaves.
@@ -24,13 +26,21 @@ pub struct Seat {
     closer: Closer,
 }
 
-/// What a sink holds for as long as it lives.
+/// What a sink on a task of its own holds for as long as it lives.
 pub(crate) struct Hold {
-    pub(crate) outbox: Arc<Outbox>,
+    outbox: Arc<Outbox>,
+    /// `None` once another sink has it.
+    keep: Option<Keep>,
+}
+
+/// What is kept exactly as long as a subscriber is served. The edge's permits go first: a slot is
+/// free the moment its client is gone.
+pub(crate) struct Keep {
+    pub(crate) _guard: Box<dyn Any + Send + Sync>,
+    /// Of its socket, where the shard has that.
+    pub(crate) _socket: Option<Box<dyn Any + Send + Sync>>,
     /// The patterns that the node follows for it.
-    pub(crate) shares: Vec<Share>,
-    /// The edge's permit.
-    pub(crate) guard: Option<Box<dyn Any + Send + Sync>>,
+    pub(crate) _shares: Vec<Share>,
     pub(crate) _count: crate::hub::Counted,
 }
 
@@ -52,6 +62,40 @@ impl Seat {
     /// The frames as an HTTP body: TLS, HTTP/2, or any doubt.
     pub fn into_body(self) -> Body {
         Body::new(self.hold)
+    }
+
+    /// The frames straight to a socket, which belongs to a shard from now on. It is plain, does not
+    /// block, and nothing of this response was written to it. `head` is the response's head;
+    /// `permit` is dropped when the socket is closed. Whatever the client still sends is read and
+    /// thrown away, up to 64 KiB.
+    ///
+    /// Cancel safe: the socket of a dropped call is closed.
+    pub async fn into_socket(
+        mut self,
+        socket: TcpStream,
+        head: Bytes,
+        framing: Framing,
+        permit: Box<dyn Any + Send + Sync>,
+    ) {
+        // A shard that is gone has no use for it. Nothing waits after this: whoever left in between
+        // would have nobody to tell the shard.
+        let Ok(place) = self.closer.shard.reserve().await else {
+            return;
+        };
+        let Some(keep) = self.hold.keep.take() else {
+            return;
+        };
+        let boarding = Boarding {
+            key: self.closer.key,
+            socket,
+            head,
+            framing,
+            keep: Keep {
+                _socket: Some(permit),
+                ..keep
+            },
+        };
+        place.send(Message::Board(Box::new(boarding)));
     }
 
     /// The frames as items for a long poll.
@@ -78,18 +122,31 @@ impl Closer {
     }
 }
 
+impl Hold {
+    pub(crate) fn new(outbox: Arc<Outbox>, keep: Keep) -> Self {
+        let keep = Some(keep);
+        Self { outbox, keep }
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
-        // The permit first: a slot is free the moment its client is gone.
-        self.guard = None;
-        self.outbox.leave();
+        if self.keep.take().is_some() {
+            self.outbox.leave();
+        }
     }
 }
 
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold")
-            .field("shares", &self.shares)
+        self.keep.fmt(f)
+    }
+}
+
+impl fmt::Debug for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keep")
+            .field("shares", &self._shares)
             .finish_non_exhaustive()
     }
 }

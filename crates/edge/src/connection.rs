@@ -33,17 +33,20 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
+mod door;
 mod h2;
 mod io_half;
 mod raw;
 mod wire;
 
+pub(crate) use door::{Door, Joined};
 pub(crate) use raw::no_room;
 
+use door::{Asked, HandOver};
 use io_half::Io;
 use wire::Wire;
 
-use crate::{problem::Refusal, tls};
+use crate::{listener::Held, problem::Refusal, tls};
 
 /// The most bytes that a client may send past its request while it is being served.
 const MAX_STRAY_BYTES: usize = 64 << 10;
@@ -75,7 +78,6 @@ enum Hold {
     Stream(CancellationToken),
 }
 
-#[derive(Debug)]
 struct Socket {
     wire: Wire,
     state: Mutex<State>,
@@ -83,7 +85,6 @@ struct Socket {
     waker: AtomicWaker,
 }
 
-#[derive(Debug)]
 struct State {
     reader: Reader,
     phase: Phase,
@@ -91,6 +92,9 @@ struct State {
     /// What the client sent while the socket was watched; hyper gets it afterwards.
     stash: Vec<u8>,
     stray: usize,
+    /// hyper has written something and not told the end of it.
+    unflushed: bool,
+    hand_over: Option<HandOver>,
 }
 
 /// Who reads the socket.
@@ -192,15 +196,19 @@ pub(crate) struct Service {
 /// Sees the path of each request and its answer.
 pub(crate) type Observe = Arc<dyn Fn(&str, &mut Response) + Send + Sync>;
 
-/// Serves one plain socket until its end.
+/// Serves one plain socket until its end, or until it belongs to a shard. `held` goes with it.
 pub(crate) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     service: Service,
     bounds: Bounds,
     closing: CancellationToken,
+    held: Held,
 ) {
-    serve_h1(Wire::Plain(stream), peer, service, bounds, closing).await;
+    let left = serve_h1(Wire::Plain(stream), peer, service, bounds, closing).await;
+    if let Some((hand_over, stream)) = left {
+        hand_over.complete(stream, held).await;
+    }
 }
 
 /// Serves one socket with TLS until its end, in the version of HTTP that both sides agreed on.
@@ -215,23 +223,27 @@ pub(crate) async fn serve_tls(
         h2::serve(stream, peer, service, bounds, closing).await;
     } else {
         let wire = Wire::Tls(Box::new(Mutex::new(stream)));
-        serve_h1(wire, peer, service, bounds, closing).await;
+        // What has TLS never leaves hyper.
+        let _ = serve_h1(wire, peer, service, bounds, closing).await;
     }
 }
 
+/// Answers the socket if it left hyper in one piece, and what to do with it.
 async fn serve_h1(
     wire: Wire,
     peer: SocketAddr,
     service: Service,
     bounds: Bounds,
     closing: CancellationToken,
-) {
+) -> Option<(HandOver, std::net::TcpStream)> {
     let state = State {
         reader: Reader::Hyper,
         phase: Phase::Head(time::Instant::now()),
         target: Target::Awaited,
         stash: Vec::new(),
         stray: 0,
+        unflushed: false,
+        hand_over: None,
     };
     let socket = Arc::new(Socket {
         wire,
@@ -260,12 +272,24 @@ async fn serve_h1(
         End::Aborted => socket.wire.set_zero_linger(),
         End::Refused => raw::linger(&socket.wire).await,
         End::Closed => {}
+        End::HandedOver => {
+            // Held elsewhere is only a socket that is being aborted.
+            let Socket { wire, state, .. } = Arc::into_inner(socket)?;
+            let hand_over = state.into_inner().hand_over?;
+            let Wire::Plain(stream) = wire else {
+                return None;
+            };
+            return Some((hand_over, stream.into_std().ok()?));
+        }
     }
+    None
 }
 
 /// How a connection ended.
 enum End {
     Closed,
+    /// It did not: hyper and its request are dropped, and the socket goes on elsewhere.
+    HandedOver,
     Aborted,
     /// By a request that cannot be read; its answer is written.
     Refused,
@@ -297,6 +321,9 @@ where
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             let refused = ended.is_err_and(|error| error.is_parse());
             return Poll::Ready(if refused { End::Refused } else { End::Closed });
+        }
+        if socket.state.lock().hand_over.is_some() {
+            return Poll::Ready(End::HandedOver);
         }
         if socket.poll_gone(cx).is_ready() {
             return Poll::Ready(End::Closed);
@@ -361,17 +388,19 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<InFlight<Busy>>, Infallible> {
     socket.state.lock().phase = Phase::Busy;
-    service.answer(connection, Busy(socket), request).await
+    let busy = Busy(socket);
+    let asked = Asked::of(&request);
+    let response = service.answer(connection.clone(), request).await?;
+    let response = Joined::through_socket(&busy.0, &connection, response, asked).await;
+    Ok(response.map(|body| InFlight { body, _mark: busy }))
 }
 
 impl Service {
-    /// Answers a request, which is under way until `mark` is dropped with the response's body.
-    async fn answer<M>(
+    async fn answer(
         self,
         connection: Connection,
-        mark: M,
         mut request: Request<Incoming>,
-    ) -> Result<Response<InFlight<M>>, Infallible> {
+    ) -> Result<Response, Infallible> {
         let path = request.uri().path().to_owned();
         request.extensions_mut().insert(connection);
         let mut response = match check_host(&request) {
@@ -382,7 +411,7 @@ impl Service {
             Err(refusal) => refusal.into_response(),
         };
         (self.observe)(&path, &mut response);
-        Ok(response.map(|body| InFlight { body, _mark: mark }))
+        Ok(response)
     }
 }
 
@@ -399,7 +428,6 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
 }
 
 /// Until it is dropped, a request is being answered.
-#[derive(Debug)]
 struct Busy(Arc<Socket>);
 
 impl Drop for Busy {
@@ -410,8 +438,7 @@ impl Drop for Busy {
     }
 }
 
-/// A response's body, and the mark that it is under way.
-#[derive(Debug)]
+/// A response's body, and the mark that it is under way until this is dropped.
 struct InFlight<M> {
     body: Body,
     _mark: M,

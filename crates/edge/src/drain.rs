@@ -33,22 +33,24 @@ pub(crate) async fn run(
     outside.stop.cancel();
     app.hub.drain(server.drain_window).await;
     outside.closing.cancel();
-    let cut = finish(outside, server.drain_grace).await;
+    let cut = finish(outside, server.drain_grace, || app.hub.cut()).await;
     inside.stop.cancel();
     inside.closing.cancel();
-    finish(inside, time::Duration::from_secs(1)).await;
+    finish(inside, time::Duration::from_secs(1), || ()).await;
     tracing::info!(cut, "drained");
     Drained { subscribers, cut }
 }
 
-/// Waits for every connection to end, then cuts what is left. Answers how many that were.
-async fn finish(tokens: &Tokens, grace: time::Duration) -> usize {
+/// Waits for every connection to end, then cuts what is left, also where `cut` reaches it. Answers
+/// how many that were.
+async fn finish(tokens: &Tokens, grace: time::Duration, cut: impl FnOnce()) -> usize {
     tokens.tasks.close();
     if time::timeout(grace, tokens.tasks.wait()).await.is_ok() {
         return 0;
     }
     let left = tokens.tasks.len();
     tokens.cut.cancel();
+    cut();
     tokens.tasks.wait().await;
     left
 }

@@ -185,6 +185,7 @@ impl Edge {
             outside.cut.clone().drop_guard(),
             inside.cut.clone().drop_guard(),
         ];
+        let _cut = CutOnDrop(app.hub.clone());
         let watch = app.readiness.clone().watch(broker);
         let (server, admins) = (&app.config.server, &app.config.admin);
         let serve_outside = public.run(Loop {
@@ -200,6 +201,15 @@ impl Edge {
             }
             () = watch => Err(io::Error::other("the broker's watch ended")),
         }
+    }
+}
+
+/// Ends the streams that no task of the edge serves.
+struct CutOnDrop(Hub);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.cut();
     }
 }
 

@@ -21,7 +21,6 @@ pub mod auth;
 pub mod config;
 pub mod filter;
 pub mod hook;
-pub mod metrics;
 pub mod problem;
 
 mod accept;
@@ -34,6 +33,7 @@ mod edge;
 mod following;
 mod limit;
 mod listener;
+mod metrics;
 mod origin;
 mod query;
 mod readiness;

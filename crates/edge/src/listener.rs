@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -135,19 +135,20 @@ impl Loop {
             tracing::trace!(%error, "a socket takes no options");
             return;
         }
-        let metrics = self.metrics.clone();
-        metrics.sockets.inc();
+        let held = Held {
+            open: Open::new(self.metrics.clone(), slot),
+            tasks: self.tasks.clone(),
+        };
         let (service, bounds, closing) = (self.service.clone(), self.bounds, self.closing.clone());
-        let (gauge, cut) = (Gauge(metrics), self.cut.clone());
+        let cut = self.cut.clone();
         // Two tasks of two sizes: a plain socket does not hold the room that TLS needs.
         match self.tls.clone() {
             None => self.tasks.spawn(async move {
-                let _held = (gauge, slot);
-                let serve = connection::serve(stream, peer, service, bounds, closing);
+                let serve = connection::serve(stream, peer, service, bounds, closing, held);
                 cut.run_until_cancelled(serve).await;
             }),
             Some(tls) => self.tasks.spawn(async move {
-                let _held = (gauge, slot);
+                let _held = held;
                 let serve = async {
                     if let Some(stream) = tls.accept(stream).await {
                         connection::serve_tls(stream, peer, service, bounds, closing).await;
@@ -159,12 +160,38 @@ impl Loop {
     }
 }
 
-/// Counts an open socket, also when its task panics.
-struct Gauge(Metrics);
+/// What an open socket holds.
+pub(crate) struct Held {
+    open: Open,
+    tasks: TaskTracker,
+}
 
-impl Drop for Gauge {
+/// Counts an open socket, also when its task panics.
+struct Open {
+    metrics: Metrics,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// The same without the connection's task, which the drain waits for in its stead.
+    pub(crate) fn outlive(self) -> impl Send + Sync + 'static {
+        (self.open, self.tasks.token())
+    }
+}
+
+impl Open {
+    fn new(metrics: Metrics, slot: OwnedSemaphorePermit) -> Self {
+        metrics.sockets.inc();
+        Self {
+            metrics,
+            _slot: slot,
+        }
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.sockets.dec();
+        self.metrics.sockets.dec();
     }
 }
 

@@ -1,16 +1,23 @@
 //! The metrics of the edge.
 
+use std::{ops::Deref, sync::Arc};
+
 use http::StatusCode;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
     exponential_buckets,
 };
 
-use crate::problem::REASONS;
+use crate::{connection::Door, problem::REASONS};
 
-/// The metrics of the edge. Cheap to clone.
+/// The metrics of the edge. A clone is the same ones.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
+    all: Arc<All>,
+}
+
+#[derive(Debug)]
+pub(crate) struct All {
     pub(crate) connections: IntGauge,
     pub(crate) connections_limit: IntGauge,
     pub(crate) sockets: IntGauge,
@@ -23,6 +30,7 @@ pub struct Metrics {
     refusals: IntCounterVec,
     published: IntCounterVec,
     accept_errors: IntCounterVec,
+    streams: IntCounterVec,
     pub(crate) certificate_expiry: IntGauge,
     pub(crate) keys: IntGauge,
     key_fetches: IntCounterVec,
@@ -134,16 +142,24 @@ impl Maker<'_> {
     }
 }
 
+impl Deref for Metrics {
+    type Target = All;
+
+    fn deref(&self) -> &All {
+        &self.all
+    }
+}
+
 impl Metrics {
     /// Makes the metrics and registers them.
     ///
     /// # Errors
     /// Where the registry holds metrics of these names.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let make = Maker(registry);
         let life = HistogramOpts::new("fanfare_edge_connection_seconds", "How long streams lived.")
             .buckets(exponential_buckets(0.1, 4.0, 10)?);
-        let metrics = Self {
+        let all = All {
             connections: make.gauge("connections", "Streams and polls that hold a slot.")?,
             connections_limit: make.gauge("connections_limit", "The most streams and polls.")?,
             sockets: make.gauge("sockets", "Open sockets of both listeners.")?,
@@ -184,6 +200,11 @@ impl Metrics {
                 "Fetches of the keys of tokens, by outcome.",
                 &["outcome"],
             )?,
+            streams: make.counters(
+                "streams_total",
+                "Streams that were opened, by the door that their bytes leave through.",
+                &["door"],
+            )?,
             certificate_expiry: make.gauge(
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the certificate of the public listener ends; 0 without TLS.",
@@ -194,6 +215,7 @@ impl Metrics {
                 &["reason"],
             )?,
         };
+        let metrics = Self { all: Arc::new(all) };
         metrics.announce_labels();
         Ok(metrics)
     }
@@ -217,6 +239,9 @@ impl Metrics {
         for outcome in ["ok", "error"] {
             self.key_fetches.with_label_values(&[outcome]);
         }
+        for door in Door::ALL {
+            self.streams.with_label_values(&[door.as_str()]);
+        }
         for failure in HandshakeFailure::ALL {
             self.handshake_failures
                 .with_label_values(&[failure.as_str()]);
@@ -233,6 +258,10 @@ impl Metrics {
         self.requests
             .with_label_values(&[route.as_str(), class])
             .inc();
+    }
+
+    pub(crate) fn door(&self, door: Door) {
+        self.streams.with_label_values(&[door.as_str()]).inc();
     }
 
     pub(crate) fn refusal(&self, reason: &'static str) {

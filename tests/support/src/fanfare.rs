@@ -20,6 +20,9 @@ use crate::{
 const BINARY_VARIABLE: &str = "FANFARE_BIN";
 /// Every variable of this prefix is a setting; a test's own environment must not become one.
 const SETTINGS_PREFIX: &str = "FANFARE_";
+/// `socket` lets the shards of every server under test have the sockets: the suite at the other
+/// door.
+const DOOR_VARIABLE: &str = "FANFARE_TEST_DOOR";
 /// How long a command that should end by itself may run.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -245,6 +248,9 @@ impl FanfareBuilder {
             if name.to_string_lossy().starts_with(SETTINGS_PREFIX) {
                 command.env_remove(name);
             }
+        }
+        if env::var_os(DOOR_VARIABLE).is_some_and(|door| door == "socket") {
+            command.env("FANFARE_DELIVERY__SOCKET", "true");
         }
         command.envs(self.variables.iter().cloned());
         command.args(["serve", "--config"]).arg(config);

@@ -10,7 +10,7 @@ use fanfare_core::{Channel, Gap, GapCause, Pattern, Position};
 use smallvec::SmallVec;
 
 use super::Millis;
-use crate::{frame::Frame, ring::LogIndex};
+use crate::{frame::Frame, framing::Framing, ring::LogIndex};
 
 /// The most losses that are told one by one; beyond that one gap over all channels is told.
 const MAX_LOSSES: usize = 32;
@@ -30,6 +30,8 @@ pub(super) struct Backlog {
     pub(super) slow: bool,
     /// Logs that came into being meanwhile; it gets them from history.
     pub(super) late: SmallVec<[LogIndex; 1]>,
+    /// Logs of which something passed that history must place first.
+    pub(super) unclear: SmallVec<[LogIndex; 1]>,
     losses: Vec<Gap>,
     /// The newest event of each channel that is conflated.
     latest: BTreeMap<Channel, Conflated>,
@@ -58,6 +60,7 @@ impl Backlog {
             since: now,
             slow: false,
             late: SmallVec::new(),
+            unclear: SmallVec::new(),
             losses: Vec::new(),
             latest: BTreeMap::new(),
             latest_bytes: 0,
@@ -67,6 +70,16 @@ impl Backlog {
     pub(super) fn wait(&mut self, waiting: Waiting) {
         self.bytes += waiting.bytes();
         self.waiting.push_back(waiting);
+    }
+
+    /// What waits goes to a socket, and it was framed for a body.
+    pub(super) fn reframe(&mut self, framing: Framing) {
+        for waiting in &mut self.waiting {
+            if let Waiting::Frame(_, bytes) = waiting {
+                *bytes = framing.of(std::mem::take(bytes));
+            }
+        }
+        self.bytes = self.waiting.iter().map(Waiting::bytes).sum();
     }
 
     /// Takes what the policies left: what to tell, then what to hand over, in offset order.

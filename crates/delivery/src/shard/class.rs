@@ -13,6 +13,7 @@ use slab::Slab;
 use crate::{
     Cursor, Filter, Format, Metrics, View,
     frame::{self, Frame},
+    framing::Framing,
     ring::LogIndex,
 };
 
@@ -25,6 +26,7 @@ pub(super) type Places = Vec<(LogIndex, Option<Position>)>;
 pub(super) struct ClassKey {
     filter: Option<usize>,
     format: Format,
+    framing: Framing,
     places: Places,
 }
 
@@ -48,7 +50,7 @@ pub(super) enum Rendered {
 #[derive(Debug)]
 pub(super) struct Classes {
     classes: Slab<Class>,
-    index: HashMap<ClassKey, usize>,
+    index: HashMap<ClassKey, u32>,
     /// The last answer of each filter that classes of several formats or logs share.
     views: HashMap<usize, (u64, Option<View>)>,
     metrics: Metrics,
@@ -69,15 +71,21 @@ impl Classes {
         &mut self,
         filter: Option<&Arc<dyn Filter>>,
         format: Format,
+        framing: Framing,
         places: Places,
-    ) -> usize {
+    ) -> u32 {
         let key = ClassKey {
             filter: filter.map(address),
             format,
+            framing,
             places,
         };
+        self.enter_key(key, filter)
+    }
+
+    fn enter_key(&mut self, key: ClassKey, filter: Option<&Arc<dyn Filter>>) -> u32 {
         if let Some(index) = self.index.get(&key) {
-            self.classes[*index].members += 1;
+            self.classes[*index as usize].members += 1;
             return *index;
         }
         let index = self.classes.insert(Class {
@@ -85,18 +93,30 @@ impl Classes {
             filter: filter.cloned(),
             members: 1,
             last: (0, Rendered::Withheld),
-        });
+        }) as u32;
         self.index.insert(key, index);
         index
     }
 
-    pub(super) fn leave(&mut self, index: usize) {
-        let Some(class) = self.classes.get_mut(index) else {
+    /// Moves a member to the class that differs from its own in the framing alone.
+    pub(super) fn reframe(&mut self, index: u32, framing: Framing) -> u32 {
+        let Some(class) = self.classes.get(index as usize) else {
+            return index;
+        };
+        let (key, filter) = (class.key.clone(), class.filter.clone());
+        let key = ClassKey { framing, ..key };
+        let to = self.enter_key(key, filter.as_ref());
+        self.leave(index);
+        to
+    }
+
+    pub(super) fn leave(&mut self, index: u32) {
+        let Some(class) = self.classes.get_mut(index as usize) else {
             return;
         };
         class.members -= 1;
         if class.members == 0 {
-            let class = self.classes.remove(index);
+            let class = self.classes.remove(index as usize);
             self.index.remove(&class.key);
             if let Some(filter) = class.key.filter {
                 self.views.remove(&filter);
@@ -104,18 +124,35 @@ impl Classes {
         }
     }
 
+    /// A log began again, and a member was told: where it began in the older life counts no more.
+    pub(super) fn begin_again(&mut self, index: u32, log: LogIndex) -> u32 {
+        let Some(class) = self.classes.get(index as usize) else {
+            return index;
+        };
+        let of_log = |(held, place): &(LogIndex, Option<Position>)| *held == log && place.is_some();
+        if !class.key.places.iter().any(of_log) {
+            return index;
+        }
+        let (mut key, filter) = (class.key.clone(), class.filter.clone());
+        let places = key.places.iter_mut().filter(|(held, _)| *held == log);
+        places.for_each(|(_, place)| *place = None);
+        let to = self.enter_key(key, filter.as_ref());
+        self.leave(index);
+        to
+    }
+
     /// What a class gets of an event: rendered for its first member, shared by the others.
     pub(super) fn render(
         &mut self,
-        index: usize,
+        index: u32,
         turn: u64,
         frame: &Frame,
         heads: &[Option<Position>],
         logs: &[LogId],
-    ) -> Rendered {
-        let class = &mut self.classes[index];
+    ) -> &Rendered {
+        let class = &mut self.classes[index as usize];
         if class.last.0 == turn {
-            return class.last.1.clone();
+            return &class.last.1;
         }
         let view = match &class.filter {
             None => Some(View::Whole),
@@ -131,40 +168,44 @@ impl Classes {
             None => Rendered::Failed,
             Some(View::Nothing) => Rendered::Withheld,
             Some(View::Whole) if class.key.places.is_empty() => {
-                Rendered::Bytes(frame.shared(class.key.format).clone())
+                Rendered::Bytes(frame.shared(class.key.format, class.key.framing).clone())
             }
             Some(view) => {
                 let id = (!class.key.places.is_empty())
-                    .then(|| cursor(&class.key.places, heads, logs).to_string());
+                    .then(|| cursor(&class.key.places, frame, heads, logs).to_string());
                 let data = match &view {
                     View::Redacted(data) => Some(data),
                     _ => None,
                 };
                 let event = &frame.event;
-                Rendered::Bytes(frame::render(event, class.key.format, id.as_deref(), data))
+                let bytes = frame::render(event, class.key.format, id.as_deref(), data);
+                Rendered::Bytes(class.key.framing.of(bytes))
             }
         };
-        class.last = (turn, rendered.clone());
-        rendered
+        class.last = (turn, rendered);
+        &class.last.1
     }
 }
 
-/// Where live subscribers of several logs stand: the newest that was handed on in each log, or
-/// where they began if nothing was since.
-fn cursor(places: &Places, heads: &[Option<Position>], logs: &[LogId]) -> Cursor {
+/// Where live subscribers of several logs stand with an event: in its log at its place, in each
+/// other at the newest that was handed on, or where they began if nothing was since.
+fn cursor(places: &Places, frame: &Frame, heads: &[Option<Position>], logs: &[LogId]) -> Cursor {
     let place = |(log, floor): &(LogIndex, Option<Position>)| {
         let head = heads.get(usize::from(*log)).and_then(Option::as_ref);
         debug_assert!(usize::from(*log) < logs.len());
         later(floor.as_ref(), head).cloned()
     };
-    places.iter().filter_map(place).collect()
+    let mut cursor: Cursor = places.iter().filter_map(place).collect();
+    cursor.set(frame.event.position.clone());
+    cursor
 }
 
-/// The later of where a subscriber began and where the log's head is. A head of another epoch was
-/// handed on since, or the subscriber would have begun in it.
+/// The later of where a subscriber began and where the log's head is. A head of another epoch is
+/// the feed's, which is behind: once a newer epoch was handed on, no place of the older is left
+/// (see [`Classes::begin_again`]).
 fn later<'a>(floor: Option<&'a Position>, head: Option<&'a Position>) -> Option<&'a Position> {
     match (floor, head) {
-        (Some(floor), Some(head)) if floor.is_after(head) == Some(true) => Some(floor),
+        (Some(floor), Some(head)) if head.is_after(floor) != Some(true) => Some(floor),
         (floor, head) => head.or(floor),
     }
 }

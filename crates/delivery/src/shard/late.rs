@@ -79,7 +79,8 @@ impl Shard {
         }
     }
 
-    /// A live subscriber is caught up with logs that it does not have yet.
+    /// A live subscriber is caught up once more: with logs that it does not have yet, and wherever
+    /// history must say which of two epochs is the newer.
     pub(super) fn catch_up_again(&mut self, slot: u32, late: &[LogIndex]) {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
@@ -90,12 +91,8 @@ impl Shard {
             let head = self.heads[usize::from(*index)].as_ref();
             let older = floor.and_then(|floor| floor.older);
             let place = match (floor, head) {
-                (Some(floor), Some(head)) => match head.is_after(&floor.place) {
-                    Some(true) => head,
-                    None if older != Some(head.epoch) => head,
-                    _ => &floor.place,
-                },
-                (Some(floor), None) => &floor.place,
+                (Some(floor), Some(head)) if head.is_after(&floor.place) == Some(true) => head,
+                (Some(floor), _) => &floor.place,
                 (None, Some(head)) => head,
                 // A live subscriber has one or the other.
                 (None, None) => continue,

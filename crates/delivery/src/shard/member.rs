@@ -6,7 +6,7 @@ use fanfare_core::{BrokerError, Epoch, Gap, LogId, Pattern, Position, Since};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::{Millis, Shard, backlog::Backlog, catch_up::CatchUp};
+use super::{Millis, Shard, backlog::Backlog, catch_up::CatchUp, door::Door};
 use crate::{
     CloseReason, Filter, Format, control,
     outbox::{Key, Outbox},
@@ -48,13 +48,13 @@ pub(crate) struct JoiningLog {
 
 pub(super) struct Member {
     pub(super) id: u64,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) door: Door,
     pub(super) channels: Box<[Pattern]>,
     pub(super) logs: SmallVec<[LogIndex; 2]>,
     pub(super) format: Format,
     pub(super) filter: Option<Arc<dyn Filter>>,
     /// Its class, while it is live.
-    pub(super) class: usize,
+    pub(super) class: u32,
     pub(super) stage: Stage,
     /// Where history put it ahead of the feed, by log; empty once the feed has come past.
     pub(super) floors: SmallVec<[Floor; 1]>,
@@ -62,14 +62,22 @@ pub(super) struct Member {
     pub(super) seen: u64,
     /// When something was put into its outbox last.
     pub(super) heard: Millis,
+    /// Whether it is to be written when the turn ends.
+    pub(super) dirty: bool,
     /// After how long in silence it gets a heartbeat.
-    beat: Millis,
+    beat: u32,
+    /// What was seen of its door, while something waits there.
+    watch: Option<Box<Watch>>,
+    ends_at: Option<(Millis, CloseReason)>,
+}
+
+/// A door in which something waits.
+struct Watch {
+    /// How often something was taken, and when that was seen last.
     taken: u64,
     taken_at: Millis,
     /// What the gauge of waiting bytes holds of it.
     reported: i64,
-    ends_at: Option<(Millis, CloseReason)>,
-    abort: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Up to here history has given a live subscriber everything of a log.
@@ -78,6 +86,16 @@ pub(super) struct Floor {
     pub(super) place: Position,
     /// An epoch that is older than the place's.
     pub(super) older: Option<Epoch>,
+}
+
+/// What something that passes is to a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    New,
+    /// History has given it already.
+    Past,
+    /// It is of another epoch than what history gave, and history alone knows which came first.
+    Unclear,
 }
 
 pub(super) enum Stage {
@@ -99,20 +117,22 @@ impl Member {
         }
     }
 
-    /// Whether history has given it what passes at `position` already.
-    pub(super) fn is_past(&mut self, log: LogIndex, position: &Position) -> bool {
+    /// Whether what passes at `position` is new to it, as far as history has given it something
+    /// of the log already.
+    pub(super) fn standing(&mut self, log: LogIndex, position: &Position) -> Standing {
         let Some(index) = self.floors.iter().position(|floor| floor.log == log) else {
-            return false;
+            return Standing::New;
         };
         let floor = &self.floors[index];
-        let past = match position.is_after(&floor.place) {
-            Some(after) => !after,
-            None => floor.older == Some(position.epoch),
-        };
-        if !past {
-            self.floors.swap_remove(index);
+        match position.is_after(&floor.place) {
+            Some(true) => {
+                self.floors.swap_remove(index);
+                Standing::New
+            }
+            Some(false) => Standing::Past,
+            None if floor.older == Some(position.epoch) => Standing::Past,
+            None => Standing::Unclear,
         }
-        past
     }
 
     pub(super) fn is_touched_by(&self, log: LogIndex, gap: &Gap) -> bool {
@@ -143,12 +163,15 @@ impl Shard {
         });
         entry.insert(Member {
             id: joining.id,
-            outbox: joining.outbox,
+            door: Door::Outbox {
+                outbox: joining.outbox,
+                abort: joining.abort,
+            },
             channels: joining.channels,
             logs,
             format: joining.format,
             filter: joining.filter,
-            class: usize::MAX,
+            class: u32::MAX,
             stage: Stage::CatchingUp(Box::new(CatchUp::new(
                 joining.logs,
                 joining.hello,
@@ -158,12 +181,10 @@ impl Shard {
             floors: SmallVec::new(),
             seen: 0,
             heard: started,
+            dirty: false,
             beat: 0,
-            taken: 0,
-            taken_at: started,
-            reported: 0,
+            watch: None,
             ends_at,
-            abort: joining.abort,
         });
         self.metrics.subscribers.inc();
         // Registered before history is asked: from here on nothing of its channels can be missed.
@@ -182,31 +203,25 @@ impl Shard {
     pub(super) fn on_due(&mut self, key: Key) {
         let now = self.now;
         let stall = millis(self.config.stall_timeout);
-        let Some(member) = self.member(key) else {
-            return;
-        };
-        let level = member.outbox.level();
-        let reported = level.bytes as i64;
-        let grown = reported - std::mem::replace(&mut member.reported, reported);
-        if level.taken != member.taken || level.bytes == 0 {
-            (member.taken, member.taken_at) = (level.taken, now);
-        }
-        let stalled = now.saturating_sub(member.taken_at) >= stall;
-        let ended = member.ends_at.filter(|(at, _)| *at <= now);
-        let quiet = now.saturating_sub(member.heard) >= member.beat;
-        let beats = quiet && level.bytes == 0 && !matches!(member.stage, Stage::Closing);
-        if beats && member.format != Format::Items {
-            member.heard = now;
-            member
-                .outbox
-                .force(bytes::Bytes::from_static(fanfare_sse::HEARTBEAT));
-            self.metrics.heartbeats.inc();
-            self.dirty.push(key.slot);
-        }
-        self.metrics.outbox_bytes.add(grown);
+        let stalled = self.watch(key).is_some_and(|idle| idle >= stall);
         if stalled {
             self.cut_off(key.slot);
             return;
+        }
+        let Some(member) = self.members.get_mut(key.slot as usize) else {
+            return;
+        };
+        if member.id != key.id {
+            return;
+        }
+        let ended = member.ends_at.filter(|(at, _)| *at <= now);
+        let quiet = now.saturating_sub(member.heard) >= Millis::from(member.beat);
+        let idle = member.watch.is_none() && !matches!(member.stage, Stage::Closing);
+        if quiet && idle && member.format != Format::Items {
+            member.heard = now;
+            member.door.beat(&mut self.runs);
+            self.metrics.heartbeats.inc();
+            self.mark(key.slot);
         }
         if let Some((_, reason)) = ended {
             if let Some(member) = self.member(key) {
@@ -215,6 +230,36 @@ impl Shard {
             self.close(key.slot, reason);
         }
         self.look_again(key);
+    }
+
+    /// Looks at what waits for a member. Answers for how long nothing of it was taken; `None`
+    /// where nothing waits.
+    fn watch(&mut self, key: Key) -> Option<Millis> {
+        let now = self.now;
+        let member = self.members.get_mut(key.slot as usize)?;
+        if member.id != key.id {
+            return None;
+        }
+        let level = member.door.level(&self.runs);
+        if level.bytes == 0 {
+            let watch = member.watch.take()?;
+            self.metrics.outbox_bytes.sub(watch.reported);
+            return None;
+        }
+        let watch = member.watch.get_or_insert_with(|| {
+            Box::new(Watch {
+                taken: level.taken,
+                taken_at: now,
+                reported: 0,
+            })
+        });
+        if watch.taken != level.taken {
+            (watch.taken, watch.taken_at) = (level.taken, now);
+        }
+        let reported = level.bytes as i64;
+        let grown = reported - std::mem::replace(&mut watch.reported, reported);
+        self.metrics.outbox_bytes.add(grown);
+        Some(now - watch.taken_at)
     }
 
     fn look_again(&mut self, key: Key) {
@@ -226,10 +271,11 @@ impl Shard {
         };
         if member.beat == 0 || member.heard == now {
             // Up to a tenth earlier, so that streams which began together do not beat together.
-            member.beat = heartbeat - fastrand::u64(0..=heartbeat / 10);
+            let beat = heartbeat - fastrand::u64(0..=heartbeat / 10);
+            member.beat = u32::try_from(beat).unwrap_or(u32::MAX);
         }
-        let mut at = (member.heard + member.beat).min(now + LOOK);
-        at = at.min(now + (stall / 2).max(100));
+        let mut at = (member.heard + Millis::from(member.beat)).min(now + LOOK);
+        at = at.min(now + (stall / 4).max(100));
         if let Some((end, _)) = member.ends_at {
             at = at.min(end);
         }
@@ -245,33 +291,37 @@ impl Shard {
         if matches!(member.stage, Stage::Closing) {
             return;
         }
-        if member.format == Format::Items {
-            member
-                .outbox
-                .force(format!("{{\"close\":\"{}\"}}", reason.as_str()).into());
-        } else {
-            member
-                .outbox
-                .force(control::close(reason.as_str(), retry).into());
-        }
-        member.outbox.end();
+        let words = match member.format {
+            Format::Items => format!("{{\"close\":\"{}\"}}", reason.as_str()).into_bytes(),
+            _ => control::close(reason.as_str(), retry),
+        };
+        member.door.force(words.into());
+        member.door.end();
         self.metrics.close(reason);
         self.retire(slot);
-        self.dirty.push(slot);
+        self.mark(slot);
     }
 
     /// Ends the stream of a client that takes nothing: its connection is cut.
-    fn cut_off(&mut self, slot: u32) {
+    pub(super) fn cut_off(&mut self, slot: u32) {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        member.outbox.cut();
-        let abort = member.abort.clone();
-        if !matches!(member.stage, Stage::Closing) {
-            self.metrics.close(CloseReason::Stalled);
-            self.retire(slot);
+        match &member.door {
+            Door::Outbox { outbox, abort } => {
+                outbox.cut();
+                let abort = abort.clone();
+                if !matches!(member.stage, Stage::Closing) {
+                    self.metrics.close(CloseReason::Stalled);
+                    self.retire(slot);
+                }
+                abort();
+            }
+            Door::Socket(line) => {
+                line.reset();
+                self.forget(slot, CloseReason::Stalled);
+            }
         }
-        abort();
     }
 
     /// The sink is gone.
@@ -283,8 +333,13 @@ impl Shard {
             self.metrics.close(reason);
             self.retire(slot);
         }
-        let member = self.members.remove(slot as usize);
-        self.metrics.outbox_bytes.sub(member.reported);
+        let mut member = self.members.remove(slot as usize);
+        if let Door::Socket(line) = &mut member.door {
+            line.give_up(&mut self.runs);
+        }
+        if let Some(watch) = &member.watch {
+            self.metrics.outbox_bytes.sub(watch.reported);
+        }
         self.metrics.subscribers.dec();
         if self.members.is_empty() {
             self.members.shrink_to_fit();
@@ -321,9 +376,13 @@ impl Shard {
 }
 
 impl Stage {
-    /// Whether a slow subscriber gets all of a log from history, once it is not slow any more.
+    /// Whether a slow subscriber gets what passes of a log from history, once it is not slow any
+    /// more.
     pub(super) fn catches_up_later(&self, log: LogIndex) -> bool {
-        matches!(self, Self::Behind(backlog) if backlog.late.contains(&log))
+        match self {
+            Self::Behind(backlog) => backlog.late.contains(&log) || backlog.unclear.contains(&log),
+            _ => false,
+        }
     }
 }
 

@@ -1,27 +1,36 @@
-//! Drives a shard: inbox, bell, pages and time, each a turn of its own.
+//! Drives a shard: inbox, bell, sockets, pages and time, each a turn of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use fanfare_core::{Broker, BrokerError, ErrorKind, History, LogId};
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::{sync::mpsc, time};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::mpsc::{self, error::TryRecvError},
+    task::yield_now,
+    time,
+};
 
-use super::{Fetch, Message, Millis, Shard};
+use super::{Fetch, Message, Millis, Poller, Shard, poller::Ready};
 use crate::outbox::{Doorbell, Key};
 
 /// How often a shard looks at the time.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The most messages that are taken in one turn.
 const MESSAGES: usize = 64;
+/// The most pages of history that are taken in one turn.
+const PAGES: usize = 4;
+/// The most members that are written to before others have their turn: about a millisecond.
+const SLICE: usize = 256;
 /// How long a page of history may take. The broker's own bound is shorter; this one keeps a
 /// broker that breaks its word from holding a subscriber for ever.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs until the hub is gone.
+/// Runs until the hub is gone. Without a poller it takes no sockets.
 pub(crate) async fn run(
     mut shard: Shard,
     mut inbox: mpsc::Receiver<Message>,
     doorbell: Arc<Doorbell>,
+    mut poller: Option<Poller>,
     broker: Arc<dyn Broker>,
 ) {
     let began = time::Instant::now();
@@ -29,31 +38,83 @@ pub(crate) async fn run(
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut calls = FuturesUnordered::new();
-    let mut messages = Vec::with_capacity(MESSAGES);
+    let mut messages: Vec<Message> = Vec::with_capacity(MESSAGES);
+    let mut sockets: Vec<Ready> = Vec::new();
+    let mut pages: Vec<Page> = Vec::new();
     loop {
-        tokio::select! {
-            count = inbox.recv_many(&mut messages, MESSAGES) => {
-                if count == 0 {
-                    return;
+        let (mut ticked, mut polled, mut ended) = (false, Ok(()), false);
+        if shard.is_settled() {
+            tokio::select! {
+                count = inbox.recv_many(&mut messages, MESSAGES) => ended = count == 0,
+                Some(page) = calls.next(), if !calls.is_empty() => pages.push(page),
+                () = doorbell.rung() => {}
+                done = poll(&mut poller, &mut sockets) => polled = done,
+                _ = ticks.tick() => ticked = true,
+            }
+        } else {
+            // Between two slices of a fan-out whatever else the runtime has gets its turn.
+            yield_now().await;
+        }
+        // All of what is there goes into this turn: what goes to the same socket goes at once, and
+        // a fan-out under way holds up nothing else.
+        while messages.len() < MESSAGES && !shard.is_full() {
+            match inbox.try_recv() {
+                Ok(message) => messages.push(message),
+                Err(error) => {
+                    ended |= error == TryRecvError::Disconnected;
+                    break;
                 }
-                shard.set_now(since(began));
-                messages.drain(..).for_each(|message| shard.on_message(message));
-            }
-            Some((key, log, page)) = calls.next(), if !calls.is_empty() => {
-                let (key, log, page): (Key, LogId, _) = (key, log, page);
-                shard.set_now(since(began));
-                shard.on_page(key, &log, page);
-            }
-            () = doorbell.rung() => {
-                shard.set_now(since(began));
-                doorbell.take().into_iter().for_each(|key| shard.on_bell(key));
-            }
-            _ = ticks.tick() => {
-                shard.set_now(since(began));
-                shard.on_tick();
             }
         }
-        shard.flush();
+        while pages.len() < PAGES
+            && let Some(Some(page)) = calls.next().now_or_never()
+        {
+            pages.push(page);
+        }
+        if sockets.is_empty()
+            && let Some(done) = poll(&mut poller, &mut sockets).now_or_never()
+        {
+            polled = polled.and(done);
+        }
+        ticked |= ticks.tick().now_or_never().is_some();
+
+        shard.set_now(since(began));
+        messages
+            .drain(..)
+            .for_each(|message| shard.on_message(message));
+        if let Some(poller) = &poller {
+            watch_arrivals(&mut shard, poller);
+        }
+        for (key, log, page) in pages.drain(..) {
+            shard.on_page(key, &log, page);
+        }
+        for key in doorbell.take() {
+            shard.on_bell(key);
+        }
+        for Ready {
+            slot,
+            readable,
+            writable,
+        } in sockets.drain(..)
+        {
+            shard.on_socket(slot, readable, writable);
+        }
+        if let Err(error) = polled {
+            tracing::error!(%error, "sockets cannot be watched any more");
+            shard.on_message(Message::Cut);
+            poller = None;
+        }
+        if ticked {
+            shard.on_tick();
+        }
+        if ended {
+            // The last words, to whoever takes them at once.
+            while !shard.is_settled() {
+                shard.flush(usize::MAX);
+            }
+            return;
+        }
+        shard.flush(SLICE);
         while calls.len() < most_calls {
             let Some(fetch) = shard.next_fetch() else {
                 break;
@@ -63,7 +124,26 @@ pub(crate) async fn run(
     }
 }
 
-async fn call(broker: Arc<dyn Broker>, fetch: Fetch) -> (Key, LogId, Result<History, BrokerError>) {
+type Page = (Key, LogId, Result<History, BrokerError>);
+
+/// Waits for sockets that are ready; without a poller for ever.
+async fn poll(poller: &mut Option<Poller>, sockets: &mut Vec<Ready>) -> io::Result<()> {
+    match poller {
+        Some(poller) => poller.ready(sockets).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn watch_arrivals(shard: &mut Shard, poller: &Poller) {
+    let watch = |(slot, socket)| poller.watch(socket, slot).err().map(|error| (slot, error));
+    let failed: Vec<_> = shard.arrivals().filter_map(watch).collect();
+    for (slot, error) in failed {
+        tracing::warn!(%error, "a socket cannot be watched");
+        shard.on_unwatchable(slot);
+    }
+}
+
+async fn call(broker: Arc<dyn Broker>, fetch: Fetch) -> Page {
     let Fetch { key, query } = fetch;
     let log = query.log.clone();
     let page = match time::timeout(PAGE_TIMEOUT, broker.history(query)).await {

@@ -14,20 +14,24 @@
 //! Invariant, checked against a model in `tests`: every event between the starting place and now
 //! is handed over once, in order, or withheld by the filter, or covered by a gap that was sent.
 
-use fanfare_core::{Gap, History, HistoryQuery, Live, LogId, Pattern, Since};
+use fanfare_core::{Event, Gap, History, HistoryQuery, Live, LogId, Pattern, Since};
 use smallvec::SmallVec;
 
 use super::{
     Fetch, Shard, Stage,
-    catch_up::CatchUp,
+    catch_up::{CatchUp, LogCatchUp},
     class::{self, Places},
     member::Floor,
 };
 use crate::{
-    View, control, frame,
+    View, control,
+    frame::{self, Frame},
     outbox::Key,
-    ring::{Cover, Passing},
+    ring::{Cover, LogIndex, Passing},
 };
+
+/// How much of the ring is looked at in one go.
+const PIECE: usize = 32;
 
 impl Shard {
     pub(super) fn take_page(&mut self, key: Key, log: &LogId, page: History) {
@@ -64,7 +68,7 @@ impl Shard {
         } else if let Some(member) = self.members.get_mut(slot as usize) {
             member.stage = Stage::CatchingUp(catch_up);
         }
-        self.dirty.push(slot);
+        self.mark(slot);
     }
 
     /// Answers whether the subscriber has everything up to now.
@@ -127,10 +131,10 @@ impl Shard {
     }
 
     fn say_hello(&mut self, slot: u32, catch_up: &CatchUp) {
-        let Some(member) = self.members.get(slot as usize) else {
+        let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        member.outbox.force(control::hello(
+        member.door.force(control::hello(
             member.format,
             &self.config.node,
             &member.channels,
@@ -154,6 +158,7 @@ impl Shard {
     /// Hands over what came of history. Answers whether all of it went.
     fn hand_over_pages(&mut self, slot: u32, catch_up: &mut CatchUp) -> bool {
         for index in 0..catch_up.logs.len() {
+            let ring_log = self.holds.index(&catch_up.logs[index].log);
             loop {
                 if !self.has_room(slot) {
                     return false;
@@ -164,7 +169,10 @@ impl Shard {
                 };
                 log.place = Some(item.position().clone());
                 match item {
-                    Live::Event(event) => self.hand_over(slot, catch_up, &event),
+                    Live::Event(event) => {
+                        let known = self.ring.find(ring_log, &event.position).cloned();
+                        self.hand_over(slot, catch_up, &event, known.as_deref());
+                    }
                     Live::Gap(gap) => self.hand_over_gap(slot, &gap),
                 }
             }
@@ -208,45 +216,67 @@ impl Shard {
     /// Hands over what the ring holds. Answers whether all of it went.
     fn hand_over_ring(&mut self, slot: u32, catch_up: &mut CatchUp) -> bool {
         for index in 0..catch_up.logs.len() {
-            let log = &catch_up.logs[index];
-            let Some(place) = log.place.clone() else {
+            let Some(ring_log) = self.holds.index(&catch_up.logs[index].log) else {
                 continue;
             };
-            let Some(ring_log) = self.holds.index(&log.log) else {
-                continue;
-            };
-            let rest: Vec<Passing> = self.ring.after(ring_log, &place).cloned().collect();
-            for passing in rest {
-                if !self.has_room(slot) {
-                    return false;
+            loop {
+                let rest = self.ring_piece(ring_log, &catch_up.logs[index]);
+                if rest.is_empty() {
+                    break;
                 }
-                let log = &mut catch_up.logs[index];
-                log.place = Some(passing.position().clone());
-                let selected = |pattern: &Pattern| match &passing {
-                    Passing::Frame(frame) => pattern.matches(&frame.event.channel),
-                    Passing::Gap(gap) => pattern.intersects(&gap.scope),
-                };
-                if !log.channels.iter().any(selected) {
-                    continue;
-                }
-                match &passing {
-                    Passing::Frame(frame) => self.hand_over(slot, catch_up, &frame.event),
-                    Passing::Gap(gap) => self.hand_over_gap(slot, gap),
+                for passing in rest {
+                    if !self.has_room(slot) {
+                        return false;
+                    }
+                    self.hand_over_passing(slot, catch_up, index, &passing);
                 }
             }
         }
         true
     }
 
-    fn has_room(&self, slot: u32) -> bool {
+    /// Some of what the ring holds after a place: clients that come and go must not each have all
+    /// of it copied.
+    fn ring_piece(&self, ring_log: LogIndex, log: &LogCatchUp) -> SmallVec<[Passing; PIECE]> {
+        let place = log.place.iter();
+        let rest = place.flat_map(|place| self.ring.after(ring_log, place));
+        rest.take(PIECE).cloned().collect()
+    }
+
+    fn hand_over_passing(
+        &mut self,
+        slot: u32,
+        catch_up: &mut CatchUp,
+        index: usize,
+        passing: &Passing,
+    ) {
+        let log = &mut catch_up.logs[index];
+        log.place = Some(passing.position().clone());
+        let selected = |pattern: &Pattern| match passing {
+            Passing::Frame(frame) => pattern.matches(&frame.event.channel),
+            Passing::Gap(gap) => pattern.intersects(&gap.scope),
+        };
+        if !log.channels.iter().any(selected) {
+            return;
+        }
+        match passing {
+            Passing::Frame(frame) => self.hand_over(slot, catch_up, &frame.event, Some(frame)),
+            Passing::Gap(gap) => self.hand_over_gap(slot, gap),
+        }
+    }
+
+    fn has_room(&mut self, slot: u32) -> bool {
         // Half of the outbox is left for what comes live right after.
         let half = self.config.outbox_bytes / 2;
-        self.members.get(slot as usize).is_some_and(|member| {
-            member.outbox.level().bytes <= half || member.outbox.want(half / 2)
+        let runs = &self.runs;
+        self.members.get_mut(slot as usize).is_some_and(|member| {
+            member.door.level(runs).bytes <= half || member.door.want(runs, half / 2)
         })
     }
 
-    fn hand_over(&mut self, slot: u32, catch_up: &CatchUp, event: &fanfare_core::Event) {
+    /// Hands over an event of the past. `frame` is its frame where the ring still has it: whoever
+    /// comes back needs the same ones.
+    fn hand_over(&mut self, slot: u32, catch_up: &CatchUp, event: &Event, frame: Option<&Frame>) {
         let now = self.now;
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
@@ -255,34 +285,38 @@ impl Shard {
             None => Some(View::Whole),
             Some(filter) => class::ask(filter, event, &self.metrics),
         };
+        let (format, framing) = (member.format, member.door.framing());
         let id = (catch_up.logs.len() > 1).then(|| catch_up.cursor().to_string());
-        let bytes = match &view {
-            Some(View::Nothing) => {
+        let bytes = match (&view, frame) {
+            (Some(View::Nothing), _) => {
                 self.tally.withheld += 1;
                 return;
             }
-            None => {
+            (None, _) => {
                 self.hand_over_gap(slot, &class::failed(event));
                 return;
             }
-            Some(View::Redacted(data)) => {
-                frame::render(event, member.format, id.as_deref(), Some(data))
+            (Some(View::Whole), Some(frame)) if id.is_none() => {
+                frame.shared(format, framing).clone()
             }
-            Some(View::Whole) => frame::render(event, member.format, id.as_deref(), None),
+            (Some(View::Whole), _) => framing.of(frame::render(event, format, id.as_deref(), None)),
+            (Some(View::Redacted(data)), _) => {
+                framing.of(frame::render(event, format, id.as_deref(), Some(data)))
+            }
         };
         self.tally.frames += 1;
         self.tally.replayed += 1;
         self.tally.bytes += bytes.len() as u64;
         member.heard = now;
-        member.outbox.force(bytes);
+        member.door.force_framed(bytes);
     }
 
     fn hand_over_gap(&mut self, slot: u32, gap: &Gap) {
-        let Some(member) = self.members.get(slot as usize) else {
+        let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
         self.metrics.gap(gap.cause);
-        member.outbox.force(control::gap(member.format, gap));
+        member.door.force(control::gap(member.format, gap));
     }
 
     fn go_live(&mut self, slot: u32, catch_up: &CatchUp) {
@@ -318,7 +352,9 @@ impl Shard {
             return;
         };
         let filter = member.filter.as_ref();
-        member.class = self.classes.enter(filter, member.format, places);
+        member.class = self
+            .classes
+            .enter(filter, member.format, member.door.framing(), places);
         member.floors = floors;
         member.stage = Stage::Live;
     }

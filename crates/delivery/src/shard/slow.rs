@@ -57,10 +57,13 @@ impl Shard {
 
     fn judge(&mut self, key: Key, since: Millis) {
         let (now, bound) = (self.now, self.config.outbox_bytes);
-        let Some(member) = self.member(key) else {
+        let Some(member) = self.members.get_mut(key.slot as usize) else {
             return;
         };
-        let queued = member.outbox.level().bytes;
+        if member.id != key.id {
+            return;
+        }
+        let queued = member.door.level(&self.runs).bytes;
         let Stage::Behind(backlog) = &mut member.stage else {
             return;
         };
@@ -138,46 +141,48 @@ impl Shard {
         };
         let mut moved = false;
         while let Some(waiting) = backlog.waiting.front() {
-            if !member.outbox.want(half) {
+            if !member.door.want(&self.runs, half) {
                 break;
             }
             backlog.bytes -= waiting.bytes();
-            let bytes = match waiting {
+            match waiting {
                 Waiting::Frame(_, bytes) => {
                     self.tally.frames += 1;
                     self.tally.bytes += bytes.len() as u64;
-                    bytes.clone()
+                    member.door.force_framed(bytes.clone());
                 }
                 Waiting::Gap(gap) => {
                     self.metrics.gap(gap.cause);
-                    control::gap(member.format, gap)
+                    member.door.force(control::gap(member.format, gap));
                 }
-            };
-            member.outbox.force(bytes);
+            }
             backlog.waiting.pop_front();
             moved = true;
         }
         if moved {
             member.heard = self.now;
-            self.dirty.push(slot);
         }
-        if !backlog.waiting.is_empty() || !member.outbox.want(half) {
+        if !backlog.waiting.is_empty() || !member.door.want(&self.runs, half) {
+            if moved {
+                self.mark(slot);
+            }
             return;
         }
         let (gaps, kept) = backlog.settle();
         let late = std::mem::take(&mut backlog.late);
+        let unclear = !backlog.unclear.is_empty();
         member.stage = Stage::Live;
         self.hand_over_settled(slot, &gaps, &kept);
-        if !late.is_empty() {
+        if unclear || !late.is_empty() {
             self.catch_up_again(slot, &late);
         }
     }
 
     fn hand_over_settled(&mut self, slot: u32, gaps: &[Gap], kept: &[Arc<Frame>]) {
-        let member = &self.members[slot as usize];
+        let member = &mut self.members[slot as usize];
         for gap in gaps {
             self.metrics.gap(gap.cause);
-            member.outbox.force(control::gap(member.format, gap));
+            member.door.force(control::gap(member.format, gap));
         }
         // Ids go by what has been handed over, not by the logs' heads: what is kept of other
         // channels and logs comes after it.
@@ -195,22 +200,22 @@ impl Shard {
                 continue;
             };
             heads[usize::from(log)] = Some(frame.event.position.clone());
-            let member = &self.members[slot as usize];
+            let member = &mut self.members[slot as usize];
             let classes = &mut self.classes;
             match classes.render(member.class, self.turn, frame, &heads, &self.logs) {
                 Rendered::Bytes(bytes) => {
                     self.tally.frames += 1;
                     self.tally.bytes += bytes.len() as u64;
-                    member.outbox.force(bytes);
+                    member.door.force_framed(bytes.clone());
                 }
                 Rendered::Withheld => self.tally.withheld += 1,
                 Rendered::Failed => {
                     let gap = class::failed(&frame.event);
                     self.metrics.gap(gap.cause);
-                    member.outbox.force(control::gap(member.format, &gap));
+                    member.door.force(control::gap(member.format, &gap));
                 }
             }
         }
-        self.dirty.push(slot);
+        self.mark(slot);
     }
 }

@@ -2,33 +2,38 @@
 //!
 //! A model broker keeps logs with small retention. A seed decides what happens next: an event is
 //! published, the feed hands some on, a history call is answered and its page arrives later, a
-//! client joins somewhere, reads a little, leaves, a log begins again. In the end everything is
-//! let run out, and each client's bytes, read by the ordinary decoder, are held against what was
+//! client joins somewhere, gets a socket, reads a little, leaves, a log begins again. Half of the
+//! clients keep to their outboxes, as bodies do; what a turn brought is written in slices of any
+//! size. In the end everything is let run out, and each client's bytes, read by the ordinary decoder, are held against what was
 //! published: every event after its start came once and in order, or a gap that covers it came.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    io::{ErrorKind, Read},
     num::NonZeroUsize,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
     task::{Context, Poll, Waker},
     time::SystemTime,
 };
 
 use fanfare_core::{
-    Channel, Data, Epoch, Event, Gap, GapCause, History, HistoryQuery, Late, Live, LogId, LogMap,
-    Offset, Pattern, Position, Since, Tags,
+    BrokerError, Channel, Data, Epoch, Event, Gap, GapCause, History, HistoryQuery, Late, Live,
+    LogId, LogMap, Offset, Pattern, Position, Since, Tags,
 };
 use fanfare_sse::{Decoder, Item};
 use prometheus::Registry;
 use tokio::sync::oneshot;
 
-use super::{Fetch, Message, Shard, member::JoiningLog};
+use super::{Boarding, Fetch, Message, Shard, member::JoiningLog};
 use crate::{
-    Cursor, DeliveryConfig, Format, Metrics, SlowPolicy, SlowRule, control,
+    Cursor, DeliveryConfig, Format, Framing, Metrics, SlowPolicy, SlowRule, control,
     frame::Frame,
+    hub::Counted,
     outbox::{Doorbell, Key, Outbox},
     ring::Passing,
     shard::Joining,
+    sink::Keep,
 };
 
 /// The log of a channel has its first segment's name. Those from [`LATE`] on come into being one by
@@ -249,9 +254,24 @@ impl ModelLog {
     }
 }
 
+/// Where a client's frames come out.
+enum Sink {
+    Outbox(Arc<Outbox>),
+    Socket {
+        end: UnixStream,
+        framing: Framing,
+        /// What came and is not unframed yet.
+        raw: Vec<u8>,
+    },
+    Gone,
+}
+
 struct Client {
     patterns: Vec<Pattern>,
-    outbox: Arc<Outbox>,
+    sink: Sink,
+    seated: oneshot::Receiver<Result<Key, BrokerError>>,
+    key: Option<Key>,
+    keeps_outbox: bool,
     decoder: Decoder,
     bytes: Vec<u8>,
     ended: bool,
@@ -324,8 +344,9 @@ impl World {
         match self.rng.u32(0..100) {
             0..35 => self.publish(),
             35..60 => self.hand_on(),
-            60..68 => self.join(),
-            68..78 => self.answer(),
+            60..66 => self.join(),
+            66..70 => self.board(),
+            70..78 => self.answer(),
             78..86 => self.arrive(),
             86..95 => self.read(),
             95 => self.leave(),
@@ -351,7 +372,7 @@ impl World {
         for key in self.doorbell.take() {
             self.shard.on_bell(key);
         }
-        self.shard.flush();
+        self.shard.flush(self.rng.usize(1..12));
         while let Some(fetch) = self.shard.next_fetch() {
             self.asked.push(fetch);
         }
@@ -425,7 +446,7 @@ impl World {
         }
         let outbox = Arc::new(Outbox::new(self.doorbell.clone()));
         outbox.force(control::preface(std::time::Duration::from_secs(1)).into());
-        let (seated, _) = oneshot::channel();
+        let (seated, told) = oneshot::channel();
         self.shard.on_message(Message::Join(Box::new(Joining {
             id: self.clients.len() as u64,
             outbox: outbox.clone(),
@@ -441,7 +462,10 @@ impl World {
         })));
         self.clients.push(Client {
             patterns,
-            outbox,
+            sink: Sink::Outbox(outbox),
+            seated: told,
+            key: None,
+            keeps_outbox: self.rng.bool(),
             decoder: Decoder::new(),
             bytes: Vec::new(),
             ended: false,
@@ -450,6 +474,54 @@ impl World {
             started: BTreeSet::new(),
             start,
         });
+    }
+
+    /// A client that is seated gets a socket, with a small buffer in the kernel.
+    fn board(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let index = self.rng.usize(0..self.clients.len());
+        let client = &mut self.clients[index];
+        if let Ok(Ok(key)) = client.seated.try_recv() {
+            client.key = Some(key);
+        }
+        let (Some(key), Sink::Outbox(_)) = (client.key, &client.sink) else {
+            return;
+        };
+        if client.keeps_outbox || client.left || client.ended {
+            return;
+        }
+        let (ours, end) = UnixStream::pair().unwrap();
+        socket2::SockRef::from(&ours)
+            .set_send_buffer_size(1)
+            .unwrap();
+        ours.set_nonblocking(true).unwrap();
+        end.set_nonblocking(true).unwrap();
+        let framing = if self.rng.bool() {
+            Framing::Chunked
+        } else {
+            Framing::Plain
+        };
+        let keep = Keep {
+            _guard: Box::new(()),
+            _socket: None,
+            _shares: Vec::new(),
+            _count: Counted::apart(),
+        };
+        self.shard.on_message(Message::Board(Box::new(Boarding {
+            key,
+            socket: OwnedFd::from(ours).into(),
+            head: "HEAD".into(),
+            framing,
+            keep,
+        })));
+        assert_eq!(self.shard.arrivals().count(), 1);
+        client.sink = Sink::Socket {
+            end,
+            framing,
+            raw: Vec::new(),
+        };
     }
 
     /// A history call reads the log now; its page arrives later.
@@ -495,16 +567,26 @@ impl World {
         }
         let index = self.rng.usize(0..self.clients.len());
         for _ in 0..self.rng.usize(0..4) {
-            self.clients[index].read();
+            let most = self.rng.usize(1..5000);
+            self.clients[index].read(most);
+        }
+        self.say_ready(index, false);
+    }
+
+    /// What the kernel would say of a client's socket.
+    fn say_ready(&mut self, index: usize, readable: bool) {
+        let client = &self.clients[index];
+        if let (Some(key), Sink::Socket { .. } | Sink::Gone) = (client.key, &client.sink) {
+            // Of a slot with another tenant too: the kernel's word may come late.
+            self.shard.on_socket(key.slot, readable, true);
         }
     }
 
     fn leave(&mut self) {
         if !self.clients.is_empty() {
             let index = self.rng.usize(0..self.clients.len());
-            let client = &mut self.clients[index];
-            client.left = true;
-            client.outbox.leave();
+            self.clients[index].leave();
+            self.say_ready(index, true);
         }
     }
 
@@ -521,10 +603,12 @@ impl World {
                 self.settle();
             }
             let mut moved = false;
-            for client in &mut self.clients {
-                moved |= client.read();
+            for index in 0..self.clients.len() {
+                moved |= self.clients[index].read(usize::MAX);
+                self.say_ready(index, false);
             }
             self.settle();
+            moved |= !self.shard.is_settled();
             if !moved && self.asked.is_empty() && self.answered.is_empty() {
                 return;
             }
@@ -534,24 +618,47 @@ impl World {
 }
 
 impl Client {
-    fn read(&mut self) -> bool {
+    /// Reads a piece, or at most so many bytes. Answers whether anything came.
+    fn read(&mut self, most: usize) -> bool {
         if self.left || self.ended {
             return false;
         }
-        match self
-            .outbox
-            .poll_take(&mut Context::from_waker(Waker::noop()))
-        {
-            Poll::Ready(Some(piece)) => {
-                self.bytes.extend_from_slice(&piece);
-                self.decoder.push(&piece);
-                true
+        let piece: Vec<u8> = match &mut self.sink {
+            Sink::Outbox(outbox) => {
+                match outbox.poll_take(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Some(piece)) => piece.into(),
+                    Poll::Ready(None) => {
+                        self.ended = true;
+                        return false;
+                    }
+                    Poll::Pending => return false,
+                }
             }
-            Poll::Ready(None) => {
-                self.ended = true;
-                false
+            Sink::Socket { end, framing, raw } => {
+                let mut bytes = vec![0; most.min(8192)];
+                match end.read(&mut bytes) {
+                    Ok(0) => {
+                        self.ended = true;
+                        assert!(raw.is_empty(), "ended within a chunk: {raw:?}");
+                        return false;
+                    }
+                    Ok(count) => raw.extend_from_slice(&bytes[..count]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                    Err(error) => panic!("{error}"),
+                }
+                unframed(raw, *framing)
             }
-            Poll::Pending => false,
+            Sink::Gone => return false,
+        };
+        self.bytes.extend_from_slice(&piece);
+        self.decoder.push(&piece);
+        true
+    }
+
+    fn leave(&mut self) {
+        self.left = true;
+        if let Sink::Outbox(outbox) = std::mem::replace(&mut self.sink, Sink::Gone) {
+            outbox.leave();
         }
     }
 
@@ -589,6 +696,34 @@ impl Client {
         }
         all
     }
+}
+
+/// Takes whole chunks, and the head before them, out of what came.
+fn unframed(raw: &mut Vec<u8>, framing: Framing) -> Vec<u8> {
+    if raw.starts_with(b"HEAD") {
+        raw.drain(..4);
+    } else if b"HEAD".starts_with(raw) {
+        return Vec::new();
+    }
+    if framing == Framing::Plain {
+        return std::mem::take(raw);
+    }
+    let mut out = Vec::new();
+    while let Some(end) = raw.windows(2).position(|pair| pair == b"\r\n") {
+        let digits = std::str::from_utf8(&raw[..end]).unwrap();
+        let size = usize::from_str_radix(digits, 16).unwrap();
+        let whole = end + 2 + size + 2;
+        if raw.len() < whole {
+            break;
+        }
+        assert!(raw[..whole].ends_with(b"\r\n"), "a chunk ends in CRLF");
+        out.extend_from_slice(&raw[end + 2..whole - 2]);
+        raw.drain(..whole);
+        if size == 0 {
+            assert!(raw.is_empty(), "nothing after the last chunk");
+        }
+    }
+    out
 }
 
 enum Received {
@@ -713,16 +848,20 @@ fn run(seed: u64) {
         world.step();
     }
     world.run_out();
-    let published = world.published;
+    let published = std::mem::take(&mut world.published);
     for client in &mut world.clients {
         check(client, &published);
     }
     // Everybody leaves, and nothing stays.
-    for client in &world.clients {
-        client.outbox.leave();
+    for index in 0..world.clients.len() {
+        world.clients[index].leave();
+        world.say_ready(index, true);
     }
     for key in world.doorbell.take() {
         world.shard.on_bell(key);
+    }
+    while !world.shard.is_settled() {
+        world.shard.flush(usize::MAX);
     }
     assert!(world.shard.members.is_empty() && world.shard.interest.is_empty());
     assert_eq!(

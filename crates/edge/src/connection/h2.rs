@@ -3,6 +3,7 @@
 //! Many streams share the socket, so what ends one of them must leave the others alone.
 
 use std::{
+    convert::Infallible,
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::{Pin, pin},
@@ -21,7 +22,7 @@ use tokio::{net::TcpStream, time};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Bounds, Connection, Hold, Service};
+use super::{Bounds, Connection, Door, Hold, InFlight, Joined, Service};
 
 /// What a client may send on one stream, and on all of them, before the edge has read it: bodies
 /// of publications.
@@ -55,7 +56,9 @@ pub(super) async fn serve(
                     peer,
                 };
                 let mark = UnderWay::new(requests);
-                service.answer(connection, mark, request).await
+                let response = service.answer(connection.clone(), request).await?;
+                let response = Joined::through_body(&connection, response, Door::Http2);
+                Ok::<_, Infallible>(response.map(|body| InFlight { body, _mark: mark }))
             }
         }
     };

@@ -15,7 +15,6 @@ use tokio::{
 use super::{Phase, Reader, Socket, Target, raw, wire::Wire};
 
 /// The socket as hyper sees it: shared with the watch.
-#[derive(Debug)]
 pub(super) struct Io(pub(super) Arc<Socket>);
 
 impl AsyncRead for Io {
@@ -119,7 +118,11 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let socket = &self.0;
         let first = slices.first().map_or(&[][..], |slice| slice);
-        let no_request = !matches!(socket.state.lock().phase, Phase::Busy);
+        let no_request = {
+            let mut state = socket.state.lock();
+            state.unflushed = true;
+            !matches!(state.phase, Phase::Busy)
+        };
         if no_request && let Some(problem) = raw::in_place_of(first) {
             // The last that this connection says, and short: what the kernel does not take at
             // once is not worth waiting for.
@@ -136,7 +139,9 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.wire.poll_flush(cx)
+        ready!(self.0.wire.poll_flush(cx))?;
+        self.0.state.lock().unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

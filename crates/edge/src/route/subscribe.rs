@@ -23,6 +23,7 @@ use crate::{
     auth::Identity,
     body,
     config::RefusalMode,
+    connection::Joined,
     following::{self, CURSOR_NAMES, Following, MAX_LAST, Starts},
     problem::{Refusal, Refused},
     query::Query,
@@ -87,8 +88,7 @@ async fn stream(app: &App, parts: &Parts, body: Body) -> Result<Response, Refusa
     let identity = app.identify_reader(parts, &asked.following.channels)?;
     if parts.method == Method::HEAD {
         // The length stays as unknown as that of the stream.
-        let body = stream::pending::<Result<Bytes, std::convert::Infallible>>();
-        return Ok(opened(parts.version, Body::from_stream(body)));
+        return Ok(opened(parts.version, endless()));
     }
     let permit = Arc::new(app.slot(&app.limiter, parts, &connection, &identity)?);
     let _watched = connection.watched();
@@ -120,8 +120,16 @@ async fn stream(app: &App, parts: &Parts, body: Body) -> Result<Response, Refusa
     };
     let seat = app.join(subscriber).await?;
     handle.opened(seat.closer());
-    connection.streaming();
-    Ok(opened(parts.version, Body::new(seat.into_body())))
+    // Its bytes come from wherever its door is.
+    let mut response = opened(parts.version, endless());
+    let takes_sockets = app.hub.takes_sockets();
+    Joined::put(&mut response, seat, takes_sockets, app.metrics.clone());
+    Ok(response)
+}
+
+/// A body of unknown length that never comes.
+fn endless() -> Body {
+    Body::from_stream(stream::pending::<Result<Bytes, std::convert::Infallible>>())
 }
 
 impl Asked {

@@ -15,6 +15,7 @@ use super::{
 pub(crate) struct Delivery {
     /// Zero: one for each core.
     pub(crate) shards: usize,
+    pub(crate) socket: bool,
     pub(crate) outbox_bytes: Bytes,
     pub(crate) slow_after: Span,
     pub(crate) burst_bytes: Bytes,
@@ -86,6 +87,7 @@ impl Default for Delivery {
         let room = DeliveryConfig::default();
         Self {
             shards: 0,
+            socket: room.socket,
             outbox_bytes: Bytes(room.outbox_bytes),
             slow_after: Span(room.slow_after),
             burst_bytes: Bytes(room.burst_bytes),
@@ -121,6 +123,7 @@ impl Delivery {
         DeliveryConfig {
             node: node.into(),
             shards: if self.shards == 0 { cores } else { self.shards },
+            socket: self.socket,
             outbox_bytes: self.outbox_bytes.0,
             slow_after: self.slow_after.0,
             burst_bytes: self.burst_bytes.0,

@@ -1,0 +1,149 @@
+//! The end of a turn: what it brought is written, in slices, so that a fan-out to many does not
+//! hold up what others wait for.
+
+use std::{collections::VecDeque, net::TcpStream};
+
+use super::{Shard, door::Door, member::Member};
+use crate::CloseReason;
+
+/// A fan-out to at most this many is written before what is left of larger ones.
+const FEW: usize = 64;
+/// The most members of a slice that go on with their history or their backlog: each has much more
+/// to do than a write.
+const ROOMY: usize = 4;
+
+/// Slots that have something to write, each once.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    /// Of fan-outs to few, and whatever else concerns one subscriber.
+    few: VecDeque<u32>,
+    many: VecDeque<u32>,
+    /// Members that waited for room, and have some.
+    roomy: VecDeque<u32>,
+}
+
+impl Dirty {
+    /// Adds a member to whom something was handed, with `others` beside it.
+    pub(super) fn add(&mut self, member: &mut Member, slot: u32, others: usize) {
+        if std::mem::replace(&mut member.dirty, true) {
+            return;
+        }
+        if others <= FEW {
+            self.few.push_back(slot);
+        } else {
+            self.many.push_back(slot);
+        }
+    }
+
+    fn next(&mut self) -> Option<u32> {
+        self.few.pop_front().or_else(|| self.many.pop_front())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_empty() && self.roomy.is_empty()
+    }
+}
+
+impl Shard {
+    /// Something was put into a member's door.
+    pub(super) fn mark(&mut self, slot: u32) {
+        if let Some(member) = self.members.get_mut(slot as usize) {
+            self.dirty.add(member, slot, 1);
+        }
+    }
+
+    /// Writes what turns brought to at most `most` members.
+    pub(crate) fn flush(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(slot) = self.dirty.next() else {
+                break;
+            };
+            self.write(slot);
+        }
+        for _ in 0..ROOMY.min(most) {
+            let Some(slot) = self.dirty.roomy.pop_front() else {
+                break;
+            };
+            self.on_room(slot);
+        }
+        let tally = std::mem::take(&mut self.tally);
+        self.metrics.frames.inc_by(tally.frames);
+        self.metrics.bytes.inc_by(tally.bytes);
+        self.metrics.withheld.inc_by(tally.withheld);
+        self.metrics.replayed.inc_by(tally.replayed);
+    }
+
+    /// Whether all that turns brought is written.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// Whether so much is to be written that no more shall be taken in before it is.
+    pub(crate) fn is_full(&self) -> bool {
+        self.runs.is_full()
+    }
+
+    fn write(&mut self, slot: u32) {
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        member.dirty = false;
+        let line = match &mut member.door {
+            Door::Outbox { outbox, .. } => return outbox.wake(),
+            Door::Socket(line) => line,
+        };
+        match line.write(&mut self.runs) {
+            Ok(written) if written.ended => {
+                line.finish();
+                self.forget(slot, CloseReason::Client);
+            }
+            Ok(written) if written.wanted => self.dirty.roomy.push_back(slot),
+            Ok(_) => {}
+            Err(_) => self.forget(slot, CloseReason::Client),
+        }
+    }
+
+    /// A socket is ready for something. What is said of a socket that is gone by now, and of
+    /// another one in its slot, is harmless.
+    pub(crate) fn on_socket(&mut self, slot: u32, readable: bool, writable: bool) {
+        let Some(member) = self.members.get_mut(slot as usize) else {
+            return;
+        };
+        let Door::Socket(line) = &mut member.door else {
+            return;
+        };
+        if readable && line.listen().is_err() {
+            self.forget(slot, CloseReason::Client);
+        } else if writable && line.level(&self.runs).bytes > 0 {
+            self.mark(slot);
+        }
+    }
+
+    /// The sockets that are not watched yet, with their slots.
+    pub(crate) fn arrivals(&mut self) -> impl Iterator<Item = (u32, &TcpStream)> {
+        let members = &self.members;
+        self.arrivals.drain(..).filter_map(|slot| {
+            let member = members.get(slot as usize)?;
+            match &member.door {
+                Door::Socket(line) => Some((slot, line.socket())),
+                Door::Outbox { .. } => None,
+            }
+        })
+    }
+
+    /// A socket cannot be watched.
+    pub(crate) fn on_unwatchable(&mut self, slot: u32) {
+        self.forget(slot, CloseReason::Client);
+    }
+
+    /// Ends every socket at once.
+    pub(super) fn cut_all(&mut self) {
+        let on_socket = |(slot, member): (usize, &Member)| {
+            matches!(member.door, Door::Socket(_)).then_some(slot as u32)
+        };
+        let all: Vec<u32> = self.members.iter().filter_map(on_socket).collect();
+        for slot in all {
+            self.forget(slot, CloseReason::Drain);
+        }
+    }
+}
