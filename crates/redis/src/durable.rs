@@ -1,6 +1,7 @@
 //! Durable channels: what is published is stored and announced in one step, so that every node can
 //! resume from any place, and nobody misses an event while Redis holds it.
 
+mod arrivals;
 mod entry;
 mod floors;
 mod heal;
@@ -13,18 +14,17 @@ pub(crate) mod store;
 use std::{fmt, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Capabilities, Channel, ErrorKind, History, HistoryQuery,
     Inlet, Interest, LogId, LogMap, Pattern, Publication, Published, Source, Subscription,
-    Undeliverable,
 };
 use futures_util::future::{join_all, try_join_all};
 
 use self::{
-    entry::{Entry, place},
-    intake::{Announced, Intake},
-    names::{Heard, Names},
+    arrivals::DurableArrivals,
+    entry::place,
+    intake::Intake,
+    names::Names,
     store::{Scripts, Stand, Store, Unread},
 };
 use crate::{
@@ -35,7 +35,6 @@ use crate::{
     follow::TopicHold,
     home::Home,
     links::Links,
-    reader::{Arrivals, Server},
 };
 
 /// How often a page is read anew that a new epoch broke off.
@@ -76,17 +75,6 @@ pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
     pub(crate) intake: Arc<Intake>,
     links: Arc<Links>,
-}
-
-/// What comes over the link for subscriptions, for the partitions' intakes.
-struct DurableArrivals {
-    names: Arc<Names>,
-    /// The partition of the first intake.
-    first: usize,
-    intakes: Vec<Arc<Intake>>,
-    metrics: BrokerMetrics,
-    max_data_bytes: usize,
-    complaints: Complaints,
 }
 
 impl RedisDurable {
@@ -447,78 +435,9 @@ impl Broker for RedisDurable {
     }
 }
 
-impl DurableArrivals {
-    fn intake(&self, partition: usize) -> Option<&Arc<Intake>> {
-        self.intakes.get(partition.checked_sub(self.first)?)
-    }
-}
-
-impl Arrivals for DurableArrivals {
-    fn message(&self, name: &[u8], message: Bytes) {
-        let mut holes = self.names.holes().iter();
-        if let Some(partition) = holes.position(|hole| hole.as_bytes() == name) {
-            if let Some(intake) = self.intake(partition) {
-                intake.hole();
-            }
-            return;
-        }
-        let Some((partition, heard)) = self.names.arrival(name) else {
-            return;
-        };
-        let Some(intake) = self.intake(partition) else {
-            return;
-        };
-        let announced = Entry::announced(&message, self.max_data_bytes);
-        let (reason, why) = match (heard, announced) {
-            (Heard::Channel(Ok(channel)), Some((epoch, entry, _)))
-            | (Heard::All, Some((epoch, entry, Some(channel)))) => {
-                return intake.take(Announced {
-                    channel,
-                    epoch,
-                    entry,
-                });
-            }
-            (Heard::Channel(Err(why)), _) => {
-                (Undeliverable::BadChannel, format!("the channel name {why}"))
-            }
-            // What is no announcement has no place in the log: nothing of the log is lost.
-            (Heard::Channel(Ok(_)) | Heard::All, _) => (
-                Undeliverable::BadEnvelope,
-                "it is no announcement".to_owned(),
-            ),
-        };
-        self.metrics.undeliverable(reason);
-        self.complaints.of(name, &why);
-    }
-
-    fn linked(&self, server: &Server) {
-        self.intakes
-            .iter()
-            .for_each(|intake| intake.linked(&server.run));
-    }
-
-    fn cut(&self) {
-        self.intakes.iter().for_each(|intake| intake.cut());
-    }
-
-    fn whole(&self) {
-        self.intakes.iter().for_each(|intake| intake.whole());
-    }
-
-    fn rejoined(&self) {
-        self.intakes.iter().for_each(|intake| intake.rejoined());
-    }
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
         self.interest.close();
-    }
-}
-
-impl fmt::Debug for DurableArrivals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.intakes).finish()
     }
 }
 
