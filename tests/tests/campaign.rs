@@ -227,7 +227,6 @@ async fn redis_durable_that_loses_its_data() {
 
 /// Gaps at every cut and every move: pub/sub keeps nothing, and each node keeps for itself.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "CAMPAIGN_SEED=2: events of a new link come before the gap of the cut; who leaves between is not told"]
 async fn redis_publish_kept_by_each_node_under_faults() {
     let Some(mut rig) = on_redis(&[], RAW_NODE).await else {
         return;
