@@ -1,7 +1,10 @@
 //! The link to the server: the client, what it tells of the connection, and who waits for it.
 
 use std::{
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -59,6 +62,10 @@ pub(crate) struct Link {
     pub(crate) room_size: u32,
     pub(crate) taps: mpsc::Sender<Tap>,
     losses: mpsc::Sender<Loss>,
+    /// There is a connection again, and the cut is not told. A client that had what it brings
+    /// before the gap, broke off and went to another node, would hold a place behind a hole that
+    /// nobody tells it.
+    pub(crate) holds: AtomicBool,
 }
 
 /// Whether there is a link.
@@ -168,6 +175,7 @@ impl Link {
             room_size,
             taps,
             losses,
+            holds: AtomicBool::new(false),
         });
         // What the client told until now was of the connection that is there.
         let _ = listener.set(Arc::downgrade(&link));
@@ -234,6 +242,8 @@ impl Link {
         let mut recovery = self.recovery.lock();
         recovery.connection = connection;
         recovery.unproved = true;
+        // What the connection before brought is taken still, and comes before the gap.
+        self.holds.store(recovery.loss.is_some(), Ordering::Release);
         drop(recovery);
         self.probe.renewed.notify_one();
         self.probe.asked.notify_one();
@@ -256,6 +266,13 @@ impl Link {
             }
         }
         self.probe.back(self.connections());
+    }
+
+    /// The loss of a cut was told, unless the next connection is there already.
+    pub(crate) fn told(&self) {
+        let recovery = self.recovery.lock();
+        let again = recovery.loss.is_some() && recovery.unproved;
+        self.holds.store(again, Ordering::Release);
     }
 
     fn refused(&self, why: &str) {

@@ -94,11 +94,9 @@ impl Publisher {
 }
 
 /// Reads up to the last of `total` messages: in order, none twice, none missing but where a gap
-/// lies, which may be told a little later than what came behind it. Answers the gaps' causes.
+/// lies, which is told before what comes behind it. Answers the gaps' causes.
 async fn judge(node: &mut Node, total: usize) -> Vec<GapCause> {
-    let mut gaps = Vec::new();
-    // Of what came before each hole.
-    let mut holes: Vec<Offset> = Vec::new();
+    let mut gaps: Vec<Gap> = Vec::new();
     let mut last: Option<(usize, Offset)> = None;
     loop {
         match node.next().await {
@@ -107,9 +105,12 @@ async fn judge(node: &mut Node, total: usize) -> Vec<GapCause> {
                 let number: usize = event.data.as_str().parse().unwrap();
                 if let Some((before, place)) = last {
                     assert!(number > before, "{number} after {before}");
-                    if number > before + 1 {
-                        holes.push(place);
-                    }
+                    let covers = |gap: &Gap| {
+                        let from = gap.after.as_ref().map(|place| place.offset);
+                        from <= Some(place) && place < gap.next.offset
+                    };
+                    let told = number == before + 1 || gaps.iter().any(covers);
+                    assert!(told, "no gap tells of a loss before {number}: {gaps:?}");
                 }
                 last = Some((number, event.position.offset));
             }
@@ -117,13 +118,6 @@ async fn judge(node: &mut Node, total: usize) -> Vec<GapCause> {
         if !gaps.is_empty() && last.is_some_and(|(number, _)| number + 1 == total) {
             break;
         }
-    }
-    for hole in holes {
-        let covers = |gap: &Gap| {
-            let from = gap.after.as_ref().map(|place| place.offset);
-            from <= Some(hole) && hole < gap.next.offset
-        };
-        assert!(gaps.iter().any(covers), "no gap tells of a loss: {gaps:?}");
     }
     gaps.into_iter().map(|gap| gap.cause).collect()
 }
