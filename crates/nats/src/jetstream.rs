@@ -24,33 +24,31 @@ mod page;
 mod place;
 mod read;
 mod ring;
+mod store;
 mod stream;
 mod wire;
 
-use std::{fmt, sync::Arc, time::Instant, time::SystemTime};
+use std::{fmt, sync::Arc, time::Instant};
 
-use async_nats::HeaderMap;
 use async_trait::async_trait;
 use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Capabilities, Channel, ErrorKind, History, HistoryQuery,
-    Inlet, Interest, LogId, LogMap, Pattern, Position, Publication, Published, Subscription,
+    Inlet, Interest, LogId, LogMap, Pattern, Publication, Published, Subscription,
 };
-use serde::Deserialize;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::DurableConfig;
 use self::{
     log::Log,
-    place::{Place, born, fingerprint},
+    place::fingerprint,
     stream::Stream,
     wire::{Trouble, Wire},
 };
 use crate::{
     config::{IngestFrom, NatsConfig, bad},
-    envelope,
     error::{BACKEND, Failure, error},
-    subjects::{Subjects, Target},
+    subjects::Subjects,
 };
 
 /// Room that is left for headers in the server's bound on a message.
@@ -77,14 +75,6 @@ struct Shared {
     logs: Arc<[Arc<Log>]>,
     reads: Semaphore,
     max_data_bytes: usize,
-}
-
-/// The stream's word that it has a message.
-#[derive(Deserialize, PartialEq, Eq, Debug)]
-struct Ack {
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
 }
 
 impl NatsDurable {
@@ -201,21 +191,6 @@ fn log_id(name: &str) -> Result<LogId, BrokerError> {
     LogId::parse(&text).map_err(|why| error(ErrorKind::Rejected, why.to_string()))
 }
 
-/// The place of the first publication of a key.
-async fn first_of(log: &Arc<Log>, seq: u64) -> Result<Place, BrokerError> {
-    let check = match log.checked(seq) {
-        Some(check) => check,
-        None => {
-            let there = log.stream.message(seq, None).await;
-            let there = there.map_err(|trouble| trouble.of("publish"))?;
-            let first = there.filter(|first| first.place.seq == seq);
-            // Gone already: then it is the place where it was.
-            first.map_or(0, |first| first.place.check)
-        }
-    };
-    Ok(Place { seq, check })
-}
-
 /// A setting that the server would ignore is refused.
 fn supported(wire: &Wire, durable: &DurableConfig) -> Result<(), BrokerError> {
     let (major, minor) = COMPRESSES;
@@ -257,112 +232,6 @@ impl Shared {
     fn log(&self, channel: &Channel) -> Option<&Arc<Log>> {
         let pattern = Pattern::from(channel);
         logs_of(&self.logs, &pattern).next()
-    }
-
-    async fn store(
-        &self,
-        channel: &Channel,
-        publication: &Publication,
-    ) -> Result<Published, BrokerError> {
-        let what = "publish";
-        self.open(what)?;
-        let rejected = |why: String| error(ErrorKind::Rejected, format!("{what}: {why}"));
-        let log = self.log(channel);
-        let log = log.ok_or_else(|| rejected("there is no log".into()))?;
-        let stream = &log.stream;
-        let target = stream.subjects.publish(channel).ok_or_else(|| {
-            let name = &stream.name;
-            rejected(format!(
-                "{channel} comes from the stream {name} by a rule that does not say one subject \
-                 for it; publish there"
-            ))
-        })?;
-        // The time is part of the place, so it is said wherever we publish.
-        let target = Target {
-            own: true,
-            ..target
-        };
-        let now = SystemTime::now();
-        let mut headers = envelope::encode(publication, &target, now);
-        headers.insert("Nats-Expected-Stream", stream.name.as_str());
-        if let Some(key) = &publication.key {
-            // A channel has no space, so two channels never share one.
-            let key = format!("{channel} {}", envelope::escape(key.as_str()));
-            headers.insert("Nats-Msg-Id", key.as_str());
-        }
-        self.fits(&headers, publication)?;
-        let ack = self
-            .put(log, target.subject, headers.clone(), publication)
-            .await?;
-        let place = if ack.duplicate {
-            first_of(log, ack.seq).await?
-        } else {
-            let at = headers.get(envelope::AT).map(|at| at.as_str().parse());
-            let check = place::check(at.and_then(Result::ok), publication.data.bytes(), 0);
-            Place {
-                seq: ack.seq,
-                check,
-            }
-        };
-        Ok(Published {
-            position: Some(self.position(log, place).await),
-            duplicate: ack.duplicate,
-        })
-    }
-
-    fn fits(&self, headers: &HeaderMap, publication: &Publication) -> Result<(), BrokerError> {
-        let (beside, data) = (envelope::size(headers), publication.data.len());
-        let whole = self.wire.client.max_payload();
-        if data > self.max_data_bytes || beside + data > whole {
-            let message = format!(
-                "{data} bytes of data and {beside} of headers; at most {} of data and {whole} \
-                 together are taken",
-                self.max_data_bytes
-            );
-            return Err(error(ErrorKind::TooLarge, message));
-        }
-        Ok(())
-    }
-
-    async fn put(
-        &self,
-        log: &Arc<Log>,
-        subject: String,
-        headers: HeaderMap,
-        publication: &Publication,
-    ) -> Result<Ack, BrokerError> {
-        let data = publication.data.bytes();
-        let put = || {
-            self.wire
-                .put(subject.clone(), headers.clone(), data.clone())
-        };
-        let mut ack = put().await;
-        if ack == Err(Trouble::Nobody) && log.stream.attend().await.is_ok() {
-            // Nobody took it, so it is nowhere; our own stream is made again where it was gone.
-            log.kick.notify_one();
-            ack = put().await;
-        }
-        ack.map_err(|trouble| trouble.of("publish"))
-    }
-
-    /// A place in the stream's life of now.
-    async fn position(&self, log: &Arc<Log>, place: Place) -> Position {
-        let standing = log.standing();
-        if standing.born.is_none() || place.seq <= standing.reached {
-            // It was not seen yet, or is not what it was.
-            if let Ok(info) = log.stream.attend().await {
-                let life = born(&info.created);
-                log.met(life);
-                if standing.began && standing.born != Some(life) {
-                    log.kick.notify_one();
-                    return Position {
-                        epoch: life,
-                        ..log.position(place)
-                    };
-                }
-            }
-        }
-        log.position(place)
     }
 
     async fn prove(&self) -> Result<(), BrokerError> {
