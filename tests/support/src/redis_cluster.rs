@@ -6,9 +6,12 @@ use crate::{
     eventually, port,
     redis::RedisServer,
     resp::{Reply, Resp},
+    try_eventually,
 };
 
 const AGREED_WITHIN: Duration = Duration::from_secs(60);
+/// A server gives a failover up after 5 s.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(6);
 const PRIMARIES: usize = 3;
 const SLOTS: usize = 16_384;
 
@@ -163,15 +166,19 @@ impl RedisCluster {
     }
 
     /// Makes a node's replica take over (`CLUSTER FAILOVER`, or more words: `FORCE`, `TAKEOVER`).
-    /// Answers which node that is.
+    /// Answers which node that is. A server gives up a failover of which the primary or the voters
+    /// heard too late, and says so in its log only: it is asked again.
     ///
     /// # Panics
     /// If it does not.
     pub async fn failover(&self, node: usize, how: &[&str]) -> usize {
         let replica = self.replica_of(node);
         let command = [&["CLUSTER", "FAILOVER"], how].concat();
-        self.nodes[replica].cli(&command).await;
-        self.takes_over(replica).await;
+        eventually("the replica takes over", AGREED_WITHIN, async || {
+            self.nodes[replica].cli(&command).await;
+            try_eventually(GIVEN_UP_AFTER, async || self.is_primary(replica).await).await
+        })
+        .await;
         replica
     }
 
@@ -181,10 +188,14 @@ impl RedisCluster {
     /// If it does not become one.
     pub async fn takes_over(&self, replica: usize) {
         eventually("the replica takes over", AGREED_WITHIN, async || {
-            let info = self.nodes[replica].cli(&["INFO", "replication"]).await;
-            info.contains("role:master").then_some(())
+            self.is_primary(replica).await
         })
         .await;
+    }
+
+    async fn is_primary(&self, node: usize) -> Option<()> {
+        let info = self.nodes[node].cli(&["INFO", "replication"]).await;
+        info.contains("role:master").then_some(())
     }
 
     /// Moves the slot of a key, with all its keys, to the next of the first three nodes. Answers
