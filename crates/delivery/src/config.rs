@@ -30,6 +30,8 @@ pub struct DeliveryConfig {
     pub page_bytes: usize,
     /// The most history calls that a shard has under way at once; further ones wait their turn.
     pub history_calls: usize,
+    /// The most of them for one subscriber, who may follow channels of many logs.
+    pub history_calls_per_client: usize,
     /// How often an idle stream gets a heartbeat; jittered downwards by up to a tenth.
     pub heartbeat: Duration,
     /// After how long a client that takes nothing of what waits for it is cut off.
@@ -56,6 +58,7 @@ impl Default for DeliveryConfig {
             page_events: 256,
             page_bytes: 1 << 20,
             history_calls: 64,
+            history_calls_per_client: 16,
             heartbeat: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
             retry: Duration::from_secs(2),

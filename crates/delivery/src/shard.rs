@@ -163,7 +163,8 @@ impl Shard {
     pub(crate) fn next_fetch(&mut self) -> Option<Fetch> {
         loop {
             let fetch = self.fetches.pop_front()?;
-            if self.member(fetch.key).is_some() {
+            let member = self.member(fetch.key);
+            if member.is_some_and(|member| matches!(member.stage, Stage::CatchingUp(_))) {
                 return Some(fetch);
             }
         }
@@ -370,11 +371,11 @@ impl Shard {
         let Some(member) = self.member(key) else {
             return;
         };
-        let unseated = match &mut member.stage {
-            Stage::CatchingUp(catch_up) => catch_up.unseated(),
-            _ => None,
+        // Another page failed before, and it was told to go.
+        let Stage::CatchingUp(catch_up) = &mut member.stage else {
+            return;
         };
-        if let Some(seated) = unseated {
+        if let Some(seated) = catch_up.unseated() {
             // The stream has not begun: the edge can still answer with a status.
             self.retire(key.slot);
             let _ = seated.send(Err(error));

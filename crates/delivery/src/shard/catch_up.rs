@@ -13,8 +13,8 @@ pub(super) struct CatchUp {
     pub(super) logs: Vec<LogCatchUp>,
     pub(super) hello: bool,
     pub(super) resumes: bool,
-    /// A page has been asked for and has not come.
-    pub(super) fetching: bool,
+    /// How many pages have been asked for and have not come.
+    asked: usize,
     /// Whom to tell that the starting place is known. From then on it holds: what is published
     /// after the edge has answered the client is after it.
     pub(super) seated: Option<Seated>,
@@ -27,6 +27,8 @@ pub(super) struct LogCatchUp {
     pub(super) channels: Vec<Pattern>,
     since: Since,
     foreign: Option<Position>,
+    /// A page has been asked for and has not come.
+    is_asked: bool,
     /// What came of history and was not handed over yet.
     pub(super) pending: VecDeque<Live>,
     /// How far history answered; `None` before the first page.
@@ -38,6 +40,14 @@ pub(super) struct LogCatchUp {
     pub(super) asked_about: Option<Epoch>,
     /// The epoch of the ring that history has shown to be older than the place.
     pub(super) older: Option<Epoch>,
+}
+
+/// A page to ask for.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) log: LogId,
+    pub(super) channels: Vec<Pattern>,
+    pub(super) since: Since,
 }
 
 impl CatchUp {
@@ -52,7 +62,7 @@ impl CatchUp {
             logs,
             hello,
             resumes,
-            fetching: false,
+            asked: 0,
             seated,
         }
     }
@@ -88,17 +98,42 @@ impl CatchUp {
         }
     }
 
-    /// The next page to ask for: the first of each log before anything else, since `hello` says
-    /// whether there is a gap.
-    pub(super) fn wants(&self) -> Option<(&LogCatchUp, Since)> {
-        if let Some(first) = self.logs.iter().find(|log| log.upto.is_none()) {
-            return Some((first, first.since.clone()));
+    /// Notes that pages are asked for and answers which, so that at most so many are on their way:
+    /// the first of each log before anything else, since `hello` says whether there is a gap.
+    /// Further ones once all have come, so that no more than these wait to be handed over.
+    pub(super) fn ask(&mut self, most: usize) -> Vec<Page> {
+        let for_first = self.logs.iter().any(|log| log.upto.is_none());
+        if !for_first && self.is_waiting() {
+            return Vec::new();
         }
-        let next = self
-            .logs
-            .iter()
-            .find(|log| log.more && log.pending.is_empty())?;
-        Some((next, Since::After(next.place.clone()?)))
+        let room = most.saturating_sub(self.asked);
+        let wanting = self.logs.iter_mut().filter(|log| match for_first {
+            true => log.wants_first(),
+            false => log.wants_further(),
+        });
+        let pages: Vec<Page> = wanting.take(room).filter_map(LogCatchUp::ask).collect();
+        self.asked += pages.len();
+        pages
+    }
+
+    /// Whether pages have been asked for and have not come.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.asked > 0
+    }
+
+    /// Whether pages are to be asked for before it can go on.
+    pub(super) fn wants(&self) -> bool {
+        let mut logs = self.logs.iter();
+        logs.any(|log| log.wants_first() || log.wants_further())
+    }
+
+    /// A page came. Pages come in any order.
+    pub(super) fn take(&mut self, log: &LogId, page: History) {
+        let asked = |held: &&mut LogCatchUp| held.is_asked && held.log == *log;
+        if let Some(held) = self.logs.iter_mut().find(asked) {
+            self.asked -= 1;
+            held.take(page);
+        }
     }
 
     pub(super) fn has_gap(&self) -> bool {
@@ -128,6 +163,7 @@ impl LogCatchUp {
             channels: joining.channels,
             since: joining.since,
             foreign: joining.foreign,
+            is_asked: false,
             pending: VecDeque::new(),
             upto: None,
             more: false,
@@ -137,7 +173,29 @@ impl LogCatchUp {
         }
     }
 
-    pub(super) fn take(&mut self, page: History) {
+    fn wants_first(&self) -> bool {
+        !self.is_asked && self.upto.is_none()
+    }
+
+    fn wants_further(&self) -> bool {
+        !self.is_asked && self.upto.is_some() && self.more && self.pending.is_empty()
+    }
+
+    fn ask(&mut self) -> Option<Page> {
+        let since = match &self.upto {
+            None => self.since.clone(),
+            Some(_) => Since::After(self.place.clone()?),
+        };
+        self.is_asked = true;
+        Some(Page {
+            log: self.log.clone(),
+            channels: self.channels.clone(),
+            since,
+        })
+    }
+
+    fn take(&mut self, page: History) {
+        self.is_asked = false;
         let first = self.upto.is_none();
         let mut items: VecDeque<Live> = page.items.into();
         if first {

@@ -4,7 +4,8 @@
 //!    registered the subscriber. From here on nothing can be missed: what passes goes to the ring.
 //! 2. Pages of history go into the outbox, paced by its room, from where the subscriber stands up
 //!    to the end of what the broker had when it was asked. That end lies after step 1, so
-//!    everything after it passes through the ring.
+//!    everything after it passes through the ring. Of several logs, pages are asked for at once and
+//!    come in any order; what is handed over waits for all of them.
 //! 3. Then what the ring holds after that end. Everything is compared by offset, so what stands in
 //!    both history and ring is handed over once. At the ring's end the subscriber is live, in the
 //!    same turn in which nothing else could pass.
@@ -14,7 +15,7 @@
 //! Invariant, checked against a model in `tests`: every event between the starting place and now
 //! is handed over once, in order, or withheld by the filter, or covered by a gap that was sent.
 
-use fanfare_core::{Event, Gap, History, HistoryQuery, Live, LogId, Pattern, Since};
+use fanfare_core::{Event, Gap, History, HistoryQuery, Live, LogId, Pattern};
 use smallvec::SmallVec;
 
 use super::{
@@ -41,10 +42,7 @@ impl Shard {
         let Stage::CatchingUp(catch_up) = &mut member.stage else {
             return;
         };
-        catch_up.fetching = false;
-        if let Some(held) = catch_up.logs.iter_mut().find(|held| held.log == *log) {
-            held.take(page);
-        }
+        catch_up.take(log, page);
         self.advance(key.slot);
     }
 
@@ -62,7 +60,7 @@ impl Shard {
         let Stage::CatchingUp(mut catch_up) = stage else {
             return;
         };
-        let live = !catch_up.fetching && self.go_on(slot, &mut catch_up);
+        let live = self.go_on(slot, &mut catch_up);
         if live {
             self.go_live(slot, &catch_up);
         } else if let Some(member) = self.members.get_mut(slot as usize) {
@@ -74,9 +72,8 @@ impl Shard {
     /// Answers whether the subscriber has everything up to now.
     fn go_on(&mut self, slot: u32, catch_up: &mut CatchUp) -> bool {
         loop {
-            if let Some((log, since)) = catch_up.wants() {
-                let (log, channels) = (log.log.clone(), log.channels.clone());
-                self.ask(slot, catch_up, log, channels, since);
+            self.ask(slot, catch_up);
+            if catch_up.is_waiting() {
                 return false;
             }
             if std::mem::take(&mut catch_up.hello) {
@@ -92,7 +89,7 @@ impl Shard {
             if !self.hand_over_pages(slot, catch_up) {
                 return false;
             }
-            if catch_up.wants().is_some() {
+            if catch_up.wants() {
                 continue;
             }
             if self.ring_is_short(catch_up) {
@@ -102,32 +99,28 @@ impl Shard {
         }
     }
 
-    fn ask(
-        &mut self,
-        slot: u32,
-        catch_up: &mut CatchUp,
-        log: LogId,
-        channels: Vec<Pattern>,
-        since: Since,
-    ) {
+    /// Asks for pages of several logs at once: they do not depend on each other, and each ends after
+    /// the subscriber was registered.
+    fn ask(&mut self, slot: u32, catch_up: &mut CatchUp) {
         let Some(member) = self.members.get(slot as usize) else {
             return;
         };
-        catch_up.fetching = true;
+        let key = member.key(slot as usize);
+        let most = self.config.history_calls_per_client.max(1);
         let limit = std::num::NonZeroUsize::new(self.config.page_events)
             .unwrap_or(std::num::NonZeroUsize::MIN);
         let max_bytes = self.config.page_bytes;
-        let query = HistoryQuery {
-            log,
-            channels,
-            since,
-            limit,
-            max_bytes,
-        };
-        self.fetches.push_back(Fetch {
-            key: member.key(slot as usize),
-            query,
+        let fetches = catch_up.ask(most).into_iter().map(|page| Fetch {
+            key,
+            query: HistoryQuery {
+                log: page.log,
+                channels: page.channels,
+                since: page.since,
+                limit,
+                max_bytes,
+            },
         });
+        self.fetches.extend(fetches);
     }
 
     fn say_hello(&mut self, slot: u32, catch_up: &CatchUp) {

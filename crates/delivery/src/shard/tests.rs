@@ -1,8 +1,8 @@
 //! The seam against a model, under a seeded scheduler.
 //!
 //! A model broker keeps logs with small retention. A seed decides what happens next: an event is
-//! published, the feed hands some on, a history call is answered and its page arrives later, a
-//! client joins somewhere, gets a socket, reads a little, leaves, a log begins again. Half of the
+//! published, the feed hands some on, a history call is answered and its page arrives later (of
+//! several logs in any order, and once in a while not at all), a client joins somewhere, gets a socket, reads a little, leaves, a log begins again. Half of the
 //! clients keep to their outboxes, as bodies do; what a turn brought is written in slices of any
 //! size. In the end everything is let run out, and each client's bytes, read by the ordinary decoder, are held against what was
 //! published: every event after its start came once and in order, or a gap that covers it came.
@@ -18,8 +18,8 @@ use std::{
 };
 
 use fanfare_core::{
-    BrokerError, Channel, Data, Epoch, Event, Gap, GapCause, History, HistoryQuery, Late, Live,
-    LogId, LogMap, Offset, Pattern, Position, Since, Tags,
+    BrokerError, Channel, Data, Epoch, ErrorKind as CoreErrorKind, Event, Gap, GapCause, History,
+    HistoryQuery, Late, Live, LogId, LogMap, Offset, Pattern, Position, Since, Tags,
 };
 use fanfare_sse::{Decoder, Item};
 use prometheus::Registry;
@@ -296,6 +296,9 @@ struct World {
     keep: usize,
     /// How many channels have events.
     born: usize,
+    /// The most pages that were on their way to one client, and how many may be.
+    pages_at_once: usize,
+    most_pages: usize,
 }
 
 impl World {
@@ -312,6 +315,7 @@ impl World {
             slow_after: std::time::Duration::from_millis(rng.u64(0..800)),
             ring_bytes: rng.usize(500..8000),
             page_events: rng.usize(1..6),
+            history_calls_per_client: rng.usize(1..5),
             slow: vec![
                 rule("*.a", SlowPolicy::Gap),
                 rule("*.b", SlowPolicy::Latest),
@@ -321,6 +325,8 @@ impl World {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let keep = rng.usize(2..40);
         Self {
+            pages_at_once: 0,
+            most_pages: config.history_calls_per_client,
             logs: ["x", "y", INDEX].map(|log| ModelLog::new(log, keep)).into(),
             keep,
             born: LATE,
@@ -376,6 +382,15 @@ impl World {
         while let Some(fetch) = self.shard.next_fetch() {
             self.asked.push(fetch);
         }
+        let asked = self.asked.iter().map(|fetch| fetch.key);
+        let answered = self.answered.iter().map(|(key, _, _)| *key);
+        let mut on_their_way: BTreeMap<u64, usize> = BTreeMap::new();
+        for key in asked.chain(answered) {
+            *on_their_way.entry(key.id).or_default() += 1;
+        }
+        let most = on_their_way.into_values().max().unwrap_or(0);
+        assert!(most <= self.most_pages, "{most} pages at once");
+        self.pages_at_once = self.pages_at_once.max(most);
     }
 
     fn publish(&mut self) {
@@ -558,7 +573,17 @@ impl World {
         }
         let index = self.rng.usize(0..self.answered.len());
         let (key, log, page) = self.answered.swap_remove(index);
-        self.shard.on_page(key, &log, Ok(page));
+        let fails = self.rng.u32(0..60) == 0;
+        let page = match fails {
+            true => Err(BrokerError::new(CoreErrorKind::Unavailable, "model", "no")),
+            false => Ok(page),
+        };
+        self.shard.on_page(key, &log, page);
+        let client = &mut self.clients[key.id as usize];
+        if fails && matches!(client.seated.try_recv(), Ok(Err(_))) {
+            // Refused before anything was sent: the edge lets go of it.
+            client.leave();
+        }
     }
 
     fn read(&mut self) {
@@ -841,7 +866,8 @@ fn check_whole(
     }
 }
 
-fn run(seed: u64) {
+/// Answers how many pages were on their way to one client at most.
+fn run(seed: u64) -> usize {
     let mut world = World::new(seed);
     let steps = world.rng.usize(50..400);
     for _ in 0..steps {
@@ -869,6 +895,7 @@ fn run(seed: u64) {
         0,
         "a log that nobody has holds nothing"
     );
+    world.pages_at_once
 }
 
 /// Thousands of interleavings; a failure names its seed. `FANFARE_SEED` runs one alone,
@@ -877,12 +904,18 @@ fn run(seed: u64) {
 fn every_event_once_in_order_or_covered_by_a_gap() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     if let Some(seed) = number("FANFARE_SEED") {
-        return run(seed);
+        run(seed);
+        return;
     }
+    let mut pages_at_once = 0;
     for seed in 0..number("FANFARE_SEEDS").unwrap_or(4_000) {
-        if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-            eprintln!("FANFARE_SEED={seed} fails");
-            std::panic::resume_unwind(panic);
+        match std::panic::catch_unwind(|| run(seed)) {
+            Ok(pages) => pages_at_once = pages_at_once.max(pages),
+            Err(panic) => {
+                eprintln!("FANFARE_SEED={seed} fails");
+                std::panic::resume_unwind(panic);
+            }
         }
     }
+    assert!(pages_at_once > 1, "pages of several logs come at once");
 }

@@ -71,6 +71,10 @@ fn delivery(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
         ("delivery.page_events", delivery.page_events),
         ("delivery.page_bytes", delivery.page_bytes.0),
         ("delivery.history_calls", delivery.history_calls),
+        (
+            "delivery.history_calls_per_client",
+            delivery.history_calls_per_client,
+        ),
         ("delivery.feed_items", delivery.feed_items),
         ("delivery.feed_bytes", delivery.feed_bytes.0),
         (
