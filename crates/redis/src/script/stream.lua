@@ -62,6 +62,12 @@ local function is_other(at, id, seen)
   return mark(id) ~= seen
 end
 
+-- Whether this is not the stream that had so many entries up to an id: all of them lie before the oldest
+-- that is there, and fewer than these are gone.
+local function is_made_again(at, id, added)
+  return at.first and before(id, at.first) and at.added - at.length < added
+end
+
 local function stand()
   local at = facts()
   if at.err then return at end
@@ -72,7 +78,9 @@ local function stand()
   end
   local held = redis.call('HMGET', record, 'epoch', 'last', 'added', 'mark')
   at.epoch = held[1] or at.base
-  local other = held[1] and (is_other(at, held[2], held[4]) or at.added < tonumber(held[3]))
+  local added = tonumber(held[3] or 0)
+  local other = held[1] and (is_other(at, held[2], held[4]) or at.added < added
+    or is_made_again(at, held[2], added))
   if not other and ARGV[3] == at.epoch then other = is_other(at, ARGV[4], ARGV[5]) end
   if other then
     -- Two lives never share an epoch.
