@@ -171,7 +171,6 @@ impl Hub {
         }
         let keep = Keep {
             _guard: subscriber.guard,
-            _socket: None,
             _shares: shares,
             _count: Counted::new(&inner.census),
         };

@@ -36,9 +36,7 @@ pub(crate) struct Hold {
 /// What is kept exactly as long as a subscriber is served. The edge's permits go first: a slot is
 /// free the moment its client is gone.
 pub(crate) struct Keep {
-    pub(crate) _guard: Box<dyn Any + Send + Sync>,
-    /// Of its socket, where the shard has that.
-    pub(crate) _socket: Option<Box<dyn Any + Send + Sync>>,
+    pub(crate) _guard: Arc<dyn Any + Send + Sync>,
     /// The patterns that the node follows for it.
     pub(crate) _shares: Vec<Share>,
     pub(crate) _count: crate::hub::Counted,
@@ -65,18 +63,11 @@ impl Seat {
     }
 
     /// The frames straight to a socket, which belongs to a shard from now on. It is plain, does not
-    /// block, and nothing of this response was written to it. `head` is the response's head;
-    /// `permit` is dropped when the socket is closed. Whatever the client still sends is read and
-    /// thrown away, up to 64 KiB.
+    /// block, and nothing of this response was written to it. `head` is the response's head.
+    /// Whatever the client still sends is read and thrown away, up to 64 KiB.
     ///
     /// Cancel safe: the socket of a dropped call is closed.
-    pub async fn into_socket(
-        mut self,
-        socket: TcpStream,
-        head: Bytes,
-        framing: Framing,
-        permit: Box<dyn Any + Send + Sync>,
-    ) {
+    pub async fn into_socket(mut self, socket: TcpStream, head: Bytes, framing: Framing) {
         // A shard that is gone has no use for it. Nothing waits after this: whoever left in between
         // would have nobody to tell the shard.
         let Ok(place) = self.closer.shard.reserve().await else {
@@ -90,10 +81,7 @@ impl Seat {
             socket,
             head,
             framing,
-            keep: Keep {
-                _socket: Some(permit),
-                ..keep
-            },
+            keep,
         };
         place.send(Message::Board(Box::new(boarding)));
     }

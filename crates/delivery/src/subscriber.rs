@@ -21,8 +21,8 @@ pub struct Subscriber {
     /// When the stream is ended, and why: a token's expiry, the greatest age of a connection.
     pub ends_at: Option<(Instant, crate::CloseReason)>,
     /// What must live exactly as long as the stream, such as its connection permit: dropped with
-    /// the sink.
-    pub guard: Box<dyn Any + Send + Sync>,
+    /// the sink, after the socket is closed where that is a shard's.
+    pub guard: Arc<dyn Any + Send + Sync>,
     /// Cuts the client's connection. Called when the client has taken nothing for
     /// `stall_timeout`: a body that ends is then never read.
     pub abort: Arc<dyn Fn() + Send + Sync>,

@@ -61,7 +61,7 @@ fn subscriber(channels: &[&str], start: Start) -> Subscriber {
         hello: true,
         filter: None,
         ends_at: None,
-        guard: Box::new(()),
+        guard: Arc::new(()),
         abort: Arc::new(|| {}),
     }
 }
@@ -518,7 +518,7 @@ async fn leaving_lets_go_of_the_guard_and_the_channels_at_once() {
     let world = world(config());
     let guard = Arc::new(());
     let mut one = subscriber(&["a", "b.>"], Start::Now);
-    one.guard = Box::new(guard.clone());
+    one.guard = guard.clone();
     let client = world.join(one).await;
     assert_eq!(world.hub.followed(10).len(), 2);
     assert_eq!(Arc::strong_count(&guard), 2);

@@ -157,13 +157,14 @@ impl Edge {
         let (outside, inside) = (Tokens::new(), Tokens::new());
         let (app, router) = reloader.serve(outside.cut.clone(), |config, auth| {
             let limits = &config.limits;
+            let hooks = Hooks::new(hooks, config.server.hook_timeout, limits.retry_after);
             App {
                 hub: Hub::spawn(config.delivery.clone(), broker.clone(), delivery),
                 auth,
                 limiter: Limiter::connections(limits, &metrics),
                 histories: Limiter::histories(limits),
-                connections: Connections::default(),
-                hooks: Hooks::new(hooks, config.server.hook_timeout, limits.retry_after),
+                connections: Connections::new(hooks.clone(), metrics.clone()),
+                hooks,
                 filters: Filters::new(filters, limits.filter_classes, limits.retry_after),
                 readiness: Readiness::new(config.probe, metrics.clone()),
                 metrics,

@@ -123,6 +123,11 @@ impl Hooks {
         }
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.hooks.is_empty()
+    }
+
     /// The same hooks, whose refusals name another time to come back.
     pub(crate) fn with_retry(&self, retry_after: Duration) -> Self {
         Self {
@@ -176,9 +181,6 @@ impl Hooks {
 
     /// Tells every hook, in a task of its own.
     pub(crate) fn closed(&self, identity: Identity, channels: Arc<[Pattern]>, age: Duration) {
-        if self.shared.hooks.is_empty() {
-            return;
-        }
         // Streams are dropped inside the runtime; after it there is nobody left to tell.
         let Ok(runtime) = runtime::Handle::try_current() else {
             return;

@@ -11,10 +11,13 @@ use futures_util::FutureExt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use crate::{
     config::ServerConfig,
@@ -83,7 +86,11 @@ impl Listener {
     pub(crate) async fn run(self, with: Loop) -> io::Result<()> {
         let listener = TcpListener::from_std(self.socket)?;
         let room = with.sockets.min(descriptors()).min(Semaphore::MAX_PERMITS);
-        let room = Arc::new(Semaphore::new(room));
+        let room = Arc::new(Room {
+            free: Semaphore::new(room),
+            metrics: with.metrics.clone(),
+            tasks: with.tasks.clone(),
+        });
         let mut backoff = BACKOFF;
         loop {
             let accepted = tokio::select! {
@@ -122,8 +129,8 @@ impl Listener {
 }
 
 impl Loop {
-    fn take(&self, stream: TcpStream, peer: SocketAddr, room: &Arc<Semaphore>) {
-        let Ok(slot) = room.clone().try_acquire_owned() else {
+    fn take(&self, stream: TcpStream, peer: SocketAddr, room: &Arc<Room>) {
+        let Some(held) = Held::new(room) else {
             self.metrics.sockets_refused.inc();
             if self.tls.is_none() {
                 let _ = stream.try_write(&no_room());
@@ -135,10 +142,6 @@ impl Loop {
             tracing::trace!(%error, "a socket takes no options");
             return;
         }
-        let held = Held {
-            open: Open::new(self.metrics.clone(), slot),
-            tasks: self.tasks.clone(),
-        };
         let (service, bounds, closing) = (self.service.clone(), self.bounds, self.closing.clone());
         let cut = self.cut.clone();
         // Two tasks of two sizes: a plain socket does not hold the room that TLS needs.
@@ -160,38 +163,43 @@ impl Loop {
     }
 }
 
-/// What an open socket holds.
-pub(crate) struct Held {
-    open: Open,
+/// What the sockets of a listener share.
+struct Room {
+    free: Semaphore,
+    metrics: Metrics,
+    /// Holds every connection's task.
     tasks: TaskTracker,
 }
 
-/// Counts an open socket, also when its task panics.
-struct Open {
-    metrics: Metrics,
-    _slot: OwnedSemaphorePermit,
+/// What an open socket holds: counted and given back also when its task panics.
+pub(crate) struct Held(Arc<Room>);
+
+/// The same without the connection's task, which the drain waits for in its stead.
+pub(crate) struct Served {
+    _held: Held,
+    _task: TaskTrackerToken,
 }
 
 impl Held {
-    /// The same without the connection's task, which the drain waits for in its stead.
-    pub(crate) fn outlive(self) -> impl Send + Sync + 'static {
-        (self.open, self.tasks.token())
+    fn new(room: &Arc<Room>) -> Option<Self> {
+        room.free.try_acquire().ok()?.forget();
+        room.metrics.sockets.inc();
+        Some(Self(room.clone()))
     }
-}
 
-impl Open {
-    fn new(metrics: Metrics, slot: OwnedSemaphorePermit) -> Self {
-        metrics.sockets.inc();
-        Self {
-            metrics,
-            _slot: slot,
+    /// Goes on without a task.
+    pub(crate) fn outlive(self) -> Served {
+        Served {
+            _task: self.0.tasks.token(),
+            _held: self,
         }
     }
 }
 
-impl Drop for Open {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.metrics.sockets.dec();
+        self.0.metrics.sockets.dec();
+        self.0.free.add_permits(1);
     }
 }
 

@@ -4,10 +4,10 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use fanfare_core::Pattern;
@@ -15,30 +15,54 @@ use fanfare_delivery::{CloseReason, Closer};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::{auth::Identity, hook::Hooks, limit::Permit, metrics::Metrics};
+use crate::{
+    auth::Identity,
+    hook::Hooks,
+    limit::Permit,
+    listener::{Held, Served},
+    metrics::Metrics,
+};
 
 /// The live streams and polls. A clone is the same one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connections {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     next: AtomicU64,
     // Ordered, so that a page of it can be read on from an id.
-    live: Mutex<BTreeMap<u64, Arc<Live>>>,
+    live: Mutex<BTreeMap<u64, Weak<Live>>>,
+    began: Instant,
+    hooks: Hooks,
+    metrics: Metrics,
 }
 
-/// One connection's facts. No token among them.
-#[derive(Debug)]
-struct Live {
-    client: String,
+/// One connection's facts, and what it holds; no token among them. Lives exactly as long as the
+/// connection: rides in the subscriber as its guard. Its end gives the slots back, tells the hooks
+/// and writes the line of the log.
+///
+/// There is one for each client, however many those are: it is kept small.
+pub(crate) struct Live {
+    shared: Arc<Shared>,
+    id: u64,
     channels: Arc<[Pattern]>,
+    /// Who, where there are hooks that want to know: a token's claims take more than all else.
+    identity: Option<Identity>,
+    /// Milliseconds after the table began.
+    since: u64,
     kind: Kind,
-    since: SystemTime,
-    start: Instant,
-    closer: Mutex<Option<Closer>>,
+    holds: Mutex<Holds>,
+}
+
+/// What a connection holds.
+struct Holds {
+    permit: Option<Permit>,
+    /// Since it is being served.
+    closer: Option<Closer>,
+    /// Of a socket that has no task.
+    socket: Option<Served>,
 }
 
 /// What a slot is held for.
@@ -60,82 +84,65 @@ pub(crate) struct Listed {
     age_seconds: u64,
 }
 
-/// Lives exactly as long as the connection: rides in the subscriber's guard. Its end gives the
-/// slot back, tells the hooks and writes the line of the log.
-pub(crate) struct Entry {
-    shared: Arc<Shared>,
-    live: Arc<Live>,
-    id: u64,
-    identity: Identity,
-    hooks: Hooks,
-    metrics: Metrics,
-    _permit: Arc<Permit>,
-}
-
-/// The edge's hold on an entry that rides in a subscriber.
-pub(crate) struct Handle {
-    live: Arc<Live>,
-    id: u64,
-}
-
 impl Connections {
+    pub(crate) fn new(hooks: Hooks, metrics: Metrics) -> Self {
+        let shared = Shared {
+            next: AtomicU64::new(0),
+            live: Mutex::default(),
+            began: Instant::now(),
+            hooks,
+            metrics,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
     /// Enters a connection that is about to be joined.
     pub(crate) fn enter(
         &self,
         kind: Kind,
-        permit: Arc<Permit>,
-        identity: Identity,
+        permit: Permit,
+        identity: &Identity,
         channels: Arc<[Pattern]>,
-        hooks: Hooks,
-        metrics: Metrics,
-    ) -> (Entry, Handle) {
-        let id = self.shared.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let live = Arc::new(Live {
-            client: permit.client().to_string(),
-            channels,
-            kind,
-            since: SystemTime::now(),
-            start: Instant::now(),
-            closer: Mutex::new(None),
-        });
-        self.shared.live.lock().insert(id, live.clone());
-        let handle = Handle {
-            live: live.clone(),
-            id,
-        };
+    ) -> Arc<Live> {
         let shared = self.shared.clone();
-        (
-            Entry {
-                shared,
-                live,
-                id,
-                identity,
-                hooks,
-                metrics,
-                _permit: permit,
-            },
-            handle,
-        )
+        let id = shared.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let live = Arc::new(Live {
+            id,
+            channels,
+            identity: (!shared.hooks.is_empty()).then(|| identity.clone()),
+            since: u64::try_from(shared.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            kind,
+            holds: Mutex::new(Holds {
+                permit: Some(permit),
+                closer: None,
+                socket: None,
+            }),
+            shared,
+        });
+        let weak = Arc::downgrade(&live);
+        self.shared.live.lock().insert(id, weak);
+        live
     }
 
     /// The first `limit` connections after an id, oldest first, and how many there are in all.
     pub(crate) fn list(&self, after: u64, limit: usize) -> (Vec<Listed>, usize) {
         let live = self.shared.live.lock();
-        let later = live.range(after.saturating_add(1)..).take(limit);
-        let page: Vec<_> = later.map(|(id, live)| (*id, live.clone())).collect();
+        let later = live.range(after.saturating_add(1)..);
+        let there = later.filter_map(|(_, live)| live.upgrade());
+        let page: Vec<_> = there.take(limit).collect();
         let total = live.len();
+        // An entry that ends here takes itself out of the table.
         drop(live);
-        (
-            page.into_iter().map(|(id, live)| live.listed(id)).collect(),
-            total,
-        )
+        (page.iter().map(|live| live.listed()).collect(), total)
     }
 
     /// Ends a connection. Answers whether there was one.
     pub(crate) async fn close(&self, id: u64) -> bool {
-        let live = self.shared.live.lock().get(&id).cloned();
+        let live = self.shared.live.lock().get(&id).and_then(Weak::upgrade);
         let Some(live) = live else { return false };
-        let closer = live.closer.lock().clone();
+        let closer = live.holds.lock().closer.clone();
         if let Some(closer) = &closer {
             closer.close(CloseReason::Revoked).await;
         }
@@ -144,53 +151,77 @@ impl Connections {
 }
 
 impl Live {
-    fn listed(&self, id: u64) -> Listed {
-        let since = self
-            .since
-            .duration_since(SystemTime::UNIX_EPOCH)
+    /// The connection is being served.
+    pub(crate) fn opened(&self, closer: Closer) {
+        self.holds.lock().closer = Some(closer);
+        let (client, channels) = (self.client(), self.channels.len());
+        tracing::debug!(id = self.id, client, channels, kind = ?self.kind, "open");
+    }
+
+    /// Its socket is held from here on.
+    pub(crate) fn keep(&self, socket: Held) {
+        self.holds.lock().socket = Some(socket.outlive());
+    }
+
+    /// Lets go of the slot without giving it back: an answer holds it from now on.
+    pub(crate) fn release(&self) -> Option<Permit> {
+        self.holds.lock().permit.take()
+    }
+
+    fn client(&self) -> String {
+        let holds = self.holds.lock();
+        let permit = holds.permit.as_ref();
+        permit.map_or_else(String::new, |permit| permit.client().to_string())
+    }
+
+    fn age(&self) -> Duration {
+        let since = Duration::from_millis(self.since);
+        self.shared.began.elapsed().saturating_sub(since)
+    }
+
+    fn listed(&self) -> Listed {
+        let age = self.age();
+        let since = SystemTime::now()
+            .checked_sub(age)
+            .and_then(|since| since.duration_since(SystemTime::UNIX_EPOCH).ok())
             .unwrap_or_default();
         Listed {
-            id,
+            id: self.id,
             kind: self.kind,
-            client: self.client.clone(),
+            client: self.client(),
             channels: self.channels.iter().map(ToString::to_string).collect(),
             since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-            age_seconds: self.start.elapsed().as_secs(),
+            age_seconds: age.as_secs(),
         }
     }
 }
 
-impl Handle {
-    /// The connection is being served.
-    pub(crate) fn opened(&self, closer: Closer) {
-        *self.live.closer.lock() = Some(closer);
-        let (client, channels) = (&self.live.client, self.live.channels.len());
-        tracing::debug!(id = self.id, client, channels, kind = ?self.live.kind, "open");
-    }
-}
-
-impl Drop for Entry {
+impl Drop for Live {
     fn drop(&mut self) {
         self.shared.live.lock().remove(&self.id);
-        // The closer knows the shard, whose table holds this entry's subscriber: let go of it.
-        let opened = self.live.closer.lock().take().is_some();
+        let opened = self.holds.get_mut().closer.is_some();
         if !opened {
             return;
         }
-        let age = self.live.start.elapsed();
-        if self.live.kind == Kind::Stream {
-            self.metrics.connection_seconds.observe(age.as_secs_f64());
+        let age = self.age();
+        if self.kind == Kind::Stream {
+            let seconds = &self.shared.metrics.connection_seconds;
+            seconds.observe(age.as_secs_f64());
         }
-        let client = &self.live.client;
-        tracing::debug!(id = self.id, client, seconds = age.as_secs_f64(), "closed");
-        self.hooks
-            .closed(self.identity.clone(), self.live.channels.clone(), age);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let client = self.client();
+            tracing::debug!(id = self.id, client, seconds = age.as_secs_f64(), "closed");
+        }
+        if let Some(identity) = self.identity.take() {
+            let channels = self.channels.clone();
+            self.shared.hooks.closed(identity, channels, age);
+        }
     }
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry")
+        f.debug_struct("Live")
             .field("id", &self.id)
             .finish_non_exhaustive()
     }

@@ -65,7 +65,7 @@ impl World {
             hello: false,
             filter: None,
             ends_at: None,
-            guard: Box::new(()),
+            guard: Arc::new(()),
             abort: Arc::new(|| {}),
         };
         self.hub.join(subscriber).await.unwrap().into_body()

@@ -519,8 +519,7 @@ impl World {
             Framing::Plain
         };
         let keep = Keep {
-            _guard: Box::new(()),
-            _socket: None,
+            _guard: Arc::new(()),
             _shares: Vec::new(),
             _count: Counted::apart(),
         };

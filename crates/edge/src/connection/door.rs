@@ -11,13 +11,14 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::{Connection, Socket, wire::Wire};
-use crate::{listener::Held, metrics::Metrics};
+use crate::{listener::Held, metrics::Metrics, registry::Live};
 
 /// A subscriber that has joined, on its way from its route to a door: rides in the response, whose
 /// head is decided when it gets there.
 #[derive(Clone)]
 pub(crate) struct Joined {
     seat: Arc<Mutex<Option<Seat>>>,
+    live: Arc<Live>,
     takes_sockets: bool,
     metrics: Metrics,
 }
@@ -49,6 +50,7 @@ pub(super) struct Asked {
 /// A socket that leaves hyper, and what to do with it.
 pub(super) struct HandOver {
     seat: Seat,
+    live: Arc<Live>,
     head: Bytes,
     framing: Framing,
 }
@@ -77,9 +79,16 @@ impl Door {
 
 impl Joined {
     /// Puts a subscriber into the response whose body is its stream.
-    pub(crate) fn put(response: &mut Response, seat: Seat, takes_sockets: bool, metrics: Metrics) {
+    pub(crate) fn put(
+        response: &mut Response,
+        seat: Seat,
+        live: Arc<Live>,
+        takes_sockets: bool,
+        metrics: Metrics,
+    ) {
         response.extensions_mut().insert(Self {
             seat: Arc::new(Mutex::new(Some(seat))),
+            live,
             takes_sockets,
             metrics,
         });
@@ -138,6 +147,7 @@ impl Joined {
         };
         socket.state.lock().hand_over = Some(HandOver {
             seat,
+            live: joined.live,
             head: head(&mut response, framing),
             framing,
         });
@@ -159,10 +169,9 @@ impl Asked {
 impl HandOver {
     /// Gives the socket, of which hyper has let go, to the shard.
     pub(super) async fn complete(self, socket: TcpStream, held: Held) {
-        let permit = Box::new(held.outlive());
-        self.seat
-            .into_socket(socket, self.head, self.framing, permit)
-            .await;
+        self.live.keep(held);
+        drop(self.live);
+        self.seat.into_socket(socket, self.head, self.framing).await;
     }
 }
 

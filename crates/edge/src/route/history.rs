@@ -92,7 +92,7 @@ async fn page(app: &App, parts: &Parts) -> Result<Page, Refusal> {
     let json = into_json(&channel, &history, reader.filter.as_deref());
     Ok(Page {
         json,
-        permit: Arc::new(permit),
+        permit: Some(permit),
         connection,
     })
 }

@@ -7,8 +7,6 @@ pub(crate) mod poll;
 pub(crate) mod publish;
 pub(crate) mod subscribe;
 
-use std::sync::Arc;
-
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header, request::Parts};
 
@@ -25,7 +23,7 @@ fn connection(parts: &Parts) -> Result<Connection, Refusal> {
 /// A page that may be large, and the slot that is held until the client has read it.
 struct Page {
     json: Vec<u8>,
-    permit: Arc<Permit>,
+    permit: Option<Permit>,
     connection: Connection,
 }
 

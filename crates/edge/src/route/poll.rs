@@ -61,17 +61,13 @@ async fn page(app: &App, parts: &Parts) -> Result<super::Page, Refusal> {
     let start = starts.resolve()?;
     let connection = connection(parts)?;
     let identity = app.identify_reader(parts, &asked)?;
-    let permit = Arc::new(app.slot(&app.limiter, parts, &connection, &identity)?);
+    let permit = app.slot(&app.limiter, parts, &connection, &identity)?;
     let watched = connection.watched();
     let reader = app.reader(parts, &connection, identity, asked).await?;
-    let (entry, handle) = app.connections.enter(
-        Kind::Poll,
-        permit.clone(),
-        reader.identity.clone(),
-        reader.channels.as_slice().into(),
-        app.hooks.clone(),
-        app.metrics.clone(),
-    );
+    let channels = reader.channels.as_slice().into();
+    let live = app
+        .connections
+        .enter(Kind::Poll, permit, &reader.identity, channels);
     let abort = connection.clone();
     let subscriber = Subscriber {
         channels: reader.channels,
@@ -81,19 +77,19 @@ async fn page(app: &App, parts: &Parts) -> Result<super::Page, Refusal> {
         hello: true,
         filter: reader.filter,
         ends_at: None,
-        guard: Box::new(entry),
+        guard: live.clone(),
         abort: Arc::new(move || abort.abort()),
     };
     let until = time::Instant::now() + timeout;
     let seat = app.join(subscriber).await?;
-    handle.opened(seat.closer());
+    live.opened(seat.closer());
     let left = until.saturating_duration_since(time::Instant::now());
     let mut page = seat.into_items().collect(left, most, MAX_BYTES).await;
     cut(&mut page, most)?;
     drop(watched);
     Ok(super::Page {
         json: page.into_json(),
-        permit,
+        permit: live.release(),
         connection,
     })
 }

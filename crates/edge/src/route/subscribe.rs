@@ -90,19 +90,15 @@ async fn stream(app: &App, parts: &Parts, body: Body) -> Result<Response, Refusa
         // The length stays as unknown as that of the stream.
         return Ok(opened(parts.version, endless()));
     }
-    let permit = Arc::new(app.slot(&app.limiter, parts, &connection, &identity)?);
+    let permit = app.slot(&app.limiter, parts, &connection, &identity)?;
     let _watched = connection.watched();
     let reader = app
         .reader(parts, &connection, identity, asked.following.channels)
         .await?;
-    let (entry, handle) = app.connections.enter(
-        Kind::Stream,
-        permit,
-        reader.identity.clone(),
-        reader.channels.as_slice().into(),
-        app.hooks.clone(),
-        app.metrics.clone(),
-    );
+    let channels = reader.channels.as_slice().into();
+    let live = app
+        .connections
+        .enter(Kind::Stream, permit, &reader.identity, channels);
     let abort = connection.clone();
     let subscriber = Subscriber {
         channels: reader.channels,
@@ -115,15 +111,16 @@ async fn stream(app: &App, parts: &Parts, body: Body) -> Result<Response, Refusa
         hello: asked.hello,
         filter: reader.filter,
         ends_at: ends_at(app, &reader.identity),
-        guard: Box::new(entry),
+        guard: live.clone(),
         abort: Arc::new(move || abort.abort()),
     };
     let seat = app.join(subscriber).await?;
-    handle.opened(seat.closer());
+    live.opened(seat.closer());
     // Its bytes come from wherever its door is.
     let mut response = opened(parts.version, endless());
     let takes_sockets = app.hub.takes_sockets();
-    Joined::put(&mut response, seat, takes_sockets, app.metrics.clone());
+    let metrics = app.metrics.clone();
+    Joined::put(&mut response, seat, live, takes_sockets, metrics);
     Ok(response)
 }
 
