@@ -130,6 +130,8 @@ impl Follower {
                 "fanfare.gap" => {
                     left -= 1;
                     self.report.gaps += 1;
+                    // Shown where the test fails, or asks for it.
+                    eprintln!("gap {}: {}", event.id, event.data);
                 }
                 "fanfare.close" | "fanfare.hello" => {}
                 other => return Err(io::Error::other(format!("event type {other}"))),

@@ -79,17 +79,25 @@ fn config(redis: &RedisServer) -> String {
     )
 }
 
-async fn with_role(nodes: &[Fanfare], role: &str) -> usize {
-    let metric = format!("fanfare_recorder_role{{role=\"{role}\"}}");
-    eventually(role, SOON, async || {
-        for (index, node) in nodes.iter().enumerate() {
-            if node.metric(&metric).await? == 1.0 {
-                return Some(index);
-            }
-        }
-        None
+/// The node that records, once another one stands by: who stood by may be the one that records now,
+/// with nobody behind it yet.
+async fn recorder(nodes: &[Fanfare]) -> usize {
+    eventually("a recorder, and a standby", SOON, async || {
+        let recorder = with_role(nodes, "recorder").await?;
+        with_role(nodes, "standby").await?;
+        Some(recorder)
     })
     .await
+}
+
+async fn with_role(nodes: &[Fanfare], role: &str) -> Option<usize> {
+    let metric = format!("fanfare_recorder_role{{role=\"{role}\"}}");
+    for (index, node) in nodes.iter().enumerate() {
+        if node.metric(&metric).await? == 1.0 {
+            return Some(index);
+        }
+    }
+    None
 }
 
 /// Numbers, in turn over the channels, as a service publishes that knows nothing of us.
@@ -184,8 +192,7 @@ async fn a_recorder_that_is_killed_costs_nobody_anything() {
     .await;
     let piece = EACH / (KILLS + 1);
     for kill in 0..KILLS {
-        with_role(&nodes, "standby").await;
-        let recorder = with_role(&nodes, "recorder").await;
+        let recorder = recorder(&nodes).await;
         let publishing = publish(&redis, kill * piece..(kill + 1) * piece);
         let killing = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
