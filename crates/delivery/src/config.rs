@@ -12,7 +12,7 @@ pub struct DeliveryConfig {
     /// How many shards fan out; one a core is right.
     pub shards: usize,
     /// Whether shards write plain HTTP/1.x streams to their sockets themselves, instead of through
-    /// response bodies. Off by default.
+    /// response bodies. On by default.
     pub socket: bool,
     /// The most bytes that wait in one subscriber's outbox. A single event larger than this passes alone.
     pub outbox_bytes: usize,
@@ -50,7 +50,7 @@ impl Default for DeliveryConfig {
         Self {
             node: "fanfare".into(),
             shards: std::thread::available_parallelism().map_or(1, usize::from),
-            socket: false,
+            socket: true,
             outbox_bytes: 1 << 20,
             slow_after: Duration::from_secs(1),
             burst_bytes: 16 << 20,

@@ -20,8 +20,8 @@ use crate::{
 const BINARY_VARIABLE: &str = "FANFARE_BIN";
 /// Every variable of this prefix is a setting; a test's own environment must not become one.
 const SETTINGS_PREFIX: &str = "FANFARE_";
-/// `socket` lets the shards of every server under test have the sockets: the suite at the other
-/// door.
+/// `body` sends every stream of every server under test through a response body: the suite at the
+/// other door.
 const DOOR_VARIABLE: &str = "FANFARE_TEST_DOOR";
 /// How long a command that should end by itself may run.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
@@ -249,8 +249,8 @@ impl FanfareBuilder {
                 command.env_remove(name);
             }
         }
-        if env::var_os(DOOR_VARIABLE).is_some_and(|door| door == "socket") {
-            command.env("FANFARE_DELIVERY__SOCKET", "true");
+        if env::var_os(DOOR_VARIABLE).is_some_and(|door| door == "body") {
+            command.env("FANFARE_DELIVERY__SOCKET", "false");
         }
         command.envs(self.variables.iter().cloned());
         command.args(["serve", "--config"]).arg(config);
