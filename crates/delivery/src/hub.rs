@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     DeliveryConfig, Format, Metrics, Seat, Start, Subscriber, control,
     cursor::MAX_LOGS,
-    follow::{Follows, Share},
+    follow::Follows,
     outbox::{Doorbell, Outbox},
     relay,
     shard::{self, Joining, Message, Poller, Shard},
@@ -45,9 +45,8 @@ struct Inner {
     inlet: Inlet,
     shards: Vec<ShardHandle>,
     takes_sockets: bool,
-    next_id: AtomicU64,
+    next_id: AtomicU32,
     draining: AtomicBool,
-    census: Arc<Census>,
 }
 
 #[derive(Debug)]
@@ -56,15 +55,12 @@ struct ShardHandle {
     doorbell: Arc<Doorbell>,
 }
 
+/// How many subscribers there are, each for as long as its sink lives.
 #[derive(Debug, Default)]
-struct Census {
+pub(crate) struct Census {
     subscribers: AtomicUsize,
     left: Notify,
 }
-
-/// One subscriber in the census, for as long as its sink lives.
-#[derive(Debug)]
-pub(crate) struct Counted(Arc<Census>);
 
 /// A pattern that this node follows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,9 +123,8 @@ impl Hub {
             inlet,
             shards,
             takes_sockets,
-            next_id: AtomicU64::new(0),
+            next_id: AtomicU32::new(0),
             draining: AtomicBool::new(false),
-            census: Arc::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -151,28 +146,22 @@ impl Hub {
         }
         subscriber.channels.sort_unstable();
         subscriber.channels.dedup();
-        let mut shares: Vec<Share> = Vec::with_capacity(subscriber.channels.len());
-        for pattern in &subscriber.channels {
-            shares.push(inner.follows.follow(pattern).await?);
-        }
-        let logs = plan(
-            &inner.broker.capabilities().logs,
-            &subscriber.channels,
-            &subscriber.start,
-        );
+        let share = inner.follows.follow(subscriber.channels).await?;
+        let channels = share.channels();
+        let map = inner.broker.capabilities().logs;
+        let logs = plan(&map, &channels, &subscriber.start);
         if logs.len() > MAX_LOGS {
             return Err(JoinError::TooManyLogs { logs: logs.len() });
         }
         let id = inner.next_id.fetch_add(1, Ordering::Relaxed);
-        let shard = &inner.shards[(id % inner.shards.len() as u64) as usize];
+        let shard = &inner.shards[id as usize % inner.shards.len()];
         let outbox = Arc::new(Outbox::new(shard.doorbell.clone()));
         if subscriber.format != Format::Items {
             outbox.force(control::preface(inner.config.jittered_retry()).into());
         }
         let keep = Keep {
             _guard: subscriber.guard,
-            _shares: shares,
-            _count: Counted::new(&inner.census),
+            share,
         };
         let hold = Hold::new(outbox.clone(), keep);
         let (seated, told) = oneshot::channel();
@@ -180,7 +169,7 @@ impl Hub {
             id,
             outbox,
             logs,
-            channels: subscriber.channels.into(),
+            channels,
             format: subscriber.format,
             hello: subscriber.hello,
             resumes: matches!(subscriber.start, Start::After(_)),
@@ -240,7 +229,11 @@ impl Hub {
 
     /// How many subscribers there are.
     pub fn subscribers(&self) -> usize {
-        self.inner.census.subscribers.load(Ordering::Acquire)
+        self.inner
+            .follows
+            .census
+            .subscribers
+            .load(Ordering::Acquire)
     }
 
     /// Takes no more subscribers and ends every stream with `fanfare.close`, spread evenly over
@@ -257,7 +250,7 @@ impl Hub {
         }
         let gone = async {
             loop {
-                let left = inner.census.left.notified();
+                let left = inner.follows.census.left.notified();
                 if self.subscribers() == 0 {
                     break;
                 }
@@ -275,23 +268,14 @@ impl Drop for Inner {
     }
 }
 
-impl Counted {
-    /// Counted where nobody looks.
-    #[cfg(test)]
-    pub(crate) fn apart() -> Self {
-        Self::new(&Arc::default())
+impl Census {
+    pub(crate) fn enter(&self) {
+        self.subscribers.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn new(census: &Arc<Census>) -> Self {
-        census.subscribers.fetch_add(1, Ordering::AcqRel);
-        Self(census.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if self.0.subscribers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.left.notify_waiters();
+    pub(crate) fn leave(&self) {
+        if self.subscribers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.left.notify_waiters();
         }
     }
 }

@@ -15,11 +15,12 @@ use tokio::sync::Notify;
 /// subscriber that is behind.
 const MERGE_BYTES: usize = 16 << 10;
 
-/// Which subscriber of a shard: a slot, and the number that tells its tenants apart.
+/// Which subscriber of a shard: a slot, and the number that tells its tenants apart: the number comes
+/// again after 4,294,967,296 subscribers of the node, when no key of its first owner is left.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Key {
     pub(crate) slot: u32,
-    pub(crate) id: u64,
+    pub(crate) id: u32,
 }
 
 #[derive(Debug)]

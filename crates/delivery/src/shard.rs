@@ -4,6 +4,7 @@
 //! and answers with bytes in outboxes and sockets and with [`Fetch`]es that it wants made. `run` drives it in production, a
 //! seeded scheduler in `tests/seam.rs`; both see the same code.
 
+mod asked;
 mod backlog;
 mod boarding;
 mod catch_up;
@@ -25,12 +26,13 @@ mod write;
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, LogMap, PatternMap, Position};
+use rustc_hash::FxHashMap;
 use slab::Slab;
 
 pub(crate) use boarding::Boarding;
@@ -44,9 +46,10 @@ use crate::{
     outbox::Key,
     ring::{LogIndex, Passing, Ring},
 };
+use asked::AllAsked;
 use class::{Classes, Rendered};
 use door::Door;
-use member::{Member, Stage, Standing};
+use member::{Floor, Member, Stage, Standing};
 use runs::Runs;
 use wheel::Wheel;
 use write::Dirty;
@@ -96,6 +99,9 @@ pub(crate) struct Shard {
     ring: Ring,
     wheel: Wheel,
     fetches: VecDeque<Fetch>,
+    asked: AllAsked,
+    /// What subscribers of a log stood ahead of last, for those who come next.
+    floors: FxHashMap<LogIndex, Weak<Vec<Floor>>>,
     /// Whose outbox overfilled, and since when, in the order of time.
     overfull: VecDeque<(Millis, Key)>,
     runs: Runs,
@@ -143,6 +149,8 @@ impl Shard {
             holds: logs::Holds::default(),
             wheel: Wheel::default(),
             fetches: VecDeque::new(),
+            asked: AllAsked::default(),
+            floors: FxHashMap::default(),
             overfull: VecDeque::new(),
             runs: Runs::default(),
             dirty: Dirty::default(),
@@ -233,7 +241,7 @@ impl Shard {
                 if std::mem::replace(&mut member.seen, *turn) == *turn {
                     continue;
                 }
-                if is_late && !member.logs.contains(&log) {
+                if is_late && !member.asked.logs.contains(&log) {
                     new_to.push(*slot);
                     continue;
                 }
@@ -243,7 +251,7 @@ impl Shard {
                 {
                     continue;
                 }
-                if !member.floors.is_empty() {
+                if member.floors.is_some() {
                     match member.standing(log, &event.position) {
                         Standing::New => {}
                         Standing::Past => continue,
@@ -270,7 +278,7 @@ impl Shard {
                     Rendered::Failed => {
                         let gap = class::failed(event);
                         metrics.gap(gap.cause);
-                        member.door.force(control::gap(member.format, &gap));
+                        member.door.force(control::gap(member.asked.format, &gap));
                         dirty.add(member, *slot, slots.len());
                     }
                 }
@@ -310,8 +318,13 @@ impl Shard {
         let is_late = self.holds.is_late(log);
         let (mut behind, mut new_to, mut unclear) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, member) in &mut self.members {
-            if is_late && !member.logs.contains(&log) {
-                if member.channels.iter().any(|own| own.intersects(&gap.scope)) {
+            if is_late && !member.asked.logs.contains(&log) {
+                if member
+                    .asked
+                    .channels
+                    .iter()
+                    .any(|own| own.intersects(&gap.scope))
+                {
                     new_to.push(slot as u32);
                 }
                 continue;
@@ -337,7 +350,7 @@ impl Shard {
             }
             match &mut member.stage {
                 Stage::Live => {
-                    member.door.force(control::gap(member.format, gap));
+                    member.door.force(control::gap(member.asked.format, gap));
                     self.metrics.gap(gap.cause);
                     self.dirty.add(member, slot as u32, 1);
                 }

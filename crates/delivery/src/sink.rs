@@ -6,6 +6,7 @@ mod items;
 use std::{any::Any, fmt, net::TcpStream, sync::Arc};
 
 use bytes::Bytes;
+use fanfare_core::Pattern;
 use tokio::sync::mpsc;
 
 pub use body::Body;
@@ -37,9 +38,8 @@ pub(crate) struct Hold {
 /// free the moment its client is gone.
 pub(crate) struct Keep {
     pub(crate) _guard: Arc<dyn Any + Send + Sync>,
-    /// The patterns that the node follows for it.
-    pub(crate) _shares: Vec<Share>,
-    pub(crate) _count: crate::hub::Counted,
+    /// What the node follows for it.
+    pub(crate) share: Share,
 }
 
 /// Ends one stream from outside: an operator, a hook, a revocation.
@@ -91,6 +91,12 @@ impl Seat {
         Items::new(self.hold)
     }
 
+    /// What it follows: each channel and pattern once, sorted. Those who follow the same share it.
+    pub fn channels(&self) -> Arc<[Pattern]> {
+        let keep = self.hold.keep.as_ref();
+        keep.map(|keep| keep.share.channels()).unwrap_or_default()
+    }
+
     /// A handle that ends the stream.
     pub fn closer(&self) -> Closer {
         self.closer.clone()
@@ -134,7 +140,7 @@ impl fmt::Debug for Hold {
 impl fmt::Debug for Keep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keep")
-            .field("shares", &self._shares)
+            .field("share", &self.share)
             .finish_non_exhaustive()
     }
 }

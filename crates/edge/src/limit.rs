@@ -1,7 +1,9 @@
 //! How much may be under way at once: on the node and of one client.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    borrow::Borrow,
+    collections::HashSet,
+    hash::{Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -41,15 +43,27 @@ struct Gauges {
 #[derive(Debug, Default)]
 struct Counts {
     total: usize,
-    clients: HashMap<ClientKey, usize>,
+    clients: HashSet<ByKey>,
 }
+
+/// A client that has something under way.
+#[derive(Debug)]
+struct Client {
+    key: ClientKey,
+    /// How much. Changes under the lock of the counts.
+    held: AtomicUsize,
+    shared: Arc<Shared>,
+}
+
+/// In the table by its key.
+#[derive(Debug)]
+struct ByKey(Arc<Client>);
 
 /// A held slot. Dropping it gives the slot back.
 #[must_use = "dropping it gives the slot back"]
 #[derive(Debug)]
 pub(crate) struct Permit {
-    shared: Arc<Shared>,
-    client: ClientKey,
+    client: Arc<Client>,
 }
 
 impl Limiter {
@@ -94,7 +108,7 @@ impl Limiter {
     }
 
     /// Takes a slot.
-    pub(crate) fn admit(&self, client: ClientKey) -> Result<Permit, Refusal> {
+    pub(crate) fn admit(&self, key: ClientKey) -> Result<Permit, Refusal> {
         let shared = &self.shared;
         let full = |scope, limit| {
             Err(Refusal::TooManyConnections {
@@ -108,44 +122,75 @@ impl Limiter {
         if counts.total >= self.node {
             return full("this node", self.node);
         }
-        let held = counts.clients.get(&client).copied().unwrap_or_default();
+        let known = counts.clients.get(&key).map(|client| client.0.clone());
+        let held = known.as_ref().map_or(0, |client| client.held());
         if held >= self.client {
             return full("this client", self.client);
         }
+        let client = known.unwrap_or_else(|| {
+            let client = Arc::new(Client {
+                key,
+                held: AtomicUsize::new(0),
+                shared: shared.clone(),
+            });
+            counts.clients.insert(ByKey(client.clone()));
+            client
+        });
+        client.held.fetch_add(1, Ordering::Relaxed);
         counts.total += 1;
-        counts.clients.insert(client.clone(), held + 1);
         if let Some(gauges) = &shared.gauges {
             gauges.held.inc();
         }
-        Ok(Permit {
-            shared: shared.clone(),
-            client,
-        })
+        Ok(Permit { client })
     }
 }
 
 impl Permit {
     pub(crate) fn client(&self) -> &ClientKey {
-        &self.client
+        &self.client.key
+    }
+}
+
+impl Client {
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+impl Borrow<ClientKey> for ByKey {
+    fn borrow(&self) -> &ClientKey {
+        &self.0.key
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.shared.counts.lock();
+        let shared = &self.client.shared;
+        let mut counts = shared.counts.lock();
         counts.total -= 1;
-        if let Entry::Occupied(mut held) = counts.clients.entry(self.client.clone()) {
-            *held.get_mut() -= 1;
-            if *held.get() == 0 {
-                held.remove();
-            }
+        if self.client.held.fetch_sub(1, Ordering::Relaxed) == 1 {
+            counts.clients.remove(&self.client.key);
         }
         // A wave of clients leaves no table of its size behind.
         if counts.clients.capacity() > 64 && counts.clients.len() * 8 < counts.clients.capacity() {
             let keep = counts.clients.len() * 2;
             counts.clients.shrink_to(keep);
         }
-        if let Some(gauges) = &self.shared.gauges {
+        if let Some(gauges) = &shared.gauges {
             gauges.held.dec();
         }
     }

@@ -1,19 +1,18 @@
 //! The live streams and polls, for operators. Bounded by the permits that its entries hold.
 
+mod table;
+
 use std::{
-    collections::BTreeMap,
     fmt,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
 use fanfare_core::Pattern;
-use fanfare_delivery::{CloseReason, Closer};
+use fanfare_delivery::{CloseReason, Closer, Seat};
 use parking_lot::Mutex;
 use serde::Serialize;
+use table::Table;
 
 use crate::{
     auth::Identity,
@@ -31,9 +30,8 @@ pub(crate) struct Connections {
 
 #[derive(Debug)]
 struct Shared {
-    next: AtomicU64,
     // Ordered, so that a page of it can be read on from an id.
-    live: Mutex<BTreeMap<u64, Weak<Live>>>,
+    live: Mutex<Table<Live>>,
     began: Instant,
     hooks: Hooks,
     metrics: Metrics,
@@ -47,17 +45,24 @@ struct Shared {
 pub(crate) struct Live {
     shared: Arc<Shared>,
     id: u64,
-    channels: Arc<[Pattern]>,
     /// Who, where there are hooks that want to know: a token's claims take more than all else.
     identity: Option<Identity>,
-    /// Milliseconds after the table began.
-    since: u64,
-    kind: Kind,
+    begun: Begun,
     holds: Mutex<Holds>,
+}
+
+/// What a connection began as, and how long after the table: in eight bytes.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    seconds: u32,
+    millis: u16,
+    kind: Kind,
 }
 
 /// What a connection holds.
 struct Holds {
+    /// What it follows, in a list that it shares once it is served.
+    channels: Arc<[Pattern]>,
     permit: Option<Permit>,
     /// Since it is being served.
     closer: Option<Closer>,
@@ -87,8 +92,7 @@ pub(crate) struct Listed {
 impl Connections {
     pub(crate) fn new(hooks: Hooks, metrics: Metrics) -> Self {
         let shared = Shared {
-            next: AtomicU64::new(0),
-            live: Mutex::default(),
+            live: Mutex::new(Table::new()),
             began: Instant::now(),
             hooks,
             metrics,
@@ -106,31 +110,29 @@ impl Connections {
         identity: &Identity,
         channels: Arc<[Pattern]>,
     ) -> Arc<Live> {
-        let shared = self.shared.clone();
-        let id = shared.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let live = Arc::new(Live {
-            id,
-            channels,
+        let shared = &self.shared;
+        let mut live = Live {
+            id: 0,
             identity: (!shared.hooks.is_empty()).then(|| identity.clone()),
-            since: u64::try_from(shared.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            kind,
+            begun: Begun::new(kind, shared.began.elapsed()),
             holds: Mutex::new(Holds {
+                channels,
                 permit: Some(permit),
                 closer: None,
                 socket: None,
             }),
-            shared,
-        });
-        let weak = Arc::downgrade(&live);
-        self.shared.live.lock().insert(id, weak);
-        live
+            shared: shared.clone(),
+        };
+        shared.live.lock().add(|id| {
+            live.id = id;
+            Arc::new(live)
+        })
     }
 
     /// The first `limit` connections after an id, oldest first, and how many there are in all.
     pub(crate) fn list(&self, after: u64, limit: usize) -> (Vec<Listed>, usize) {
         let live = self.shared.live.lock();
-        let later = live.range(after.saturating_add(1)..);
-        let there = later.filter_map(|(_, live)| live.upgrade());
+        let there = live.after(after).filter_map(Weak::upgrade);
         let page: Vec<_> = there.take(limit).collect();
         let total = live.len();
         // An entry that ends here takes itself out of the table.
@@ -140,7 +142,7 @@ impl Connections {
 
     /// Ends a connection. Answers whether there was one.
     pub(crate) async fn close(&self, id: u64) -> bool {
-        let live = self.shared.live.lock().get(&id).and_then(Weak::upgrade);
+        let live = self.shared.live.lock().get(id).and_then(Weak::upgrade);
         let Some(live) = live else { return false };
         let closer = live.holds.lock().closer.clone();
         if let Some(closer) = &closer {
@@ -152,10 +154,16 @@ impl Connections {
 
 impl Live {
     /// The connection is being served.
-    pub(crate) fn opened(&self, closer: Closer) {
-        self.holds.lock().closer = Some(closer);
-        let (client, channels) = (self.client(), self.channels.len());
-        tracing::debug!(id = self.id, client, channels, kind = ?self.kind, "open");
+    pub(crate) fn opened(&self, seat: &Seat) {
+        let mut holds = self.holds.lock();
+        holds.closer = Some(seat.closer());
+        holds.channels = seat.channels();
+        let channels = holds.channels.len();
+        drop(holds);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let client = self.client();
+            tracing::debug!(id = self.id, client, channels, kind = ?self.begun.kind, "open");
+        }
     }
 
     /// Its socket is held from here on.
@@ -175,8 +183,8 @@ impl Live {
     }
 
     fn age(&self) -> Duration {
-        let since = Duration::from_millis(self.since);
-        self.shared.began.elapsed().saturating_sub(since)
+        let began = self.shared.began;
+        began.elapsed().saturating_sub(self.begun.after())
     }
 
     fn listed(&self) -> Listed {
@@ -185,26 +193,41 @@ impl Live {
             .checked_sub(age)
             .and_then(|since| since.duration_since(SystemTime::UNIX_EPOCH).ok())
             .unwrap_or_default();
+        let channels = self.holds.lock().channels.clone();
         Listed {
             id: self.id,
-            kind: self.kind,
+            kind: self.begun.kind,
             client: self.client(),
-            channels: self.channels.iter().map(ToString::to_string).collect(),
+            channels: channels.iter().map(ToString::to_string).collect(),
             since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             age_seconds: age.as_secs(),
         }
     }
 }
 
+impl Begun {
+    fn new(kind: Kind, after: Duration) -> Self {
+        Self {
+            seconds: u32::try_from(after.as_secs()).unwrap_or(u32::MAX),
+            millis: after.subsec_millis() as u16,
+            kind,
+        }
+    }
+
+    fn after(self) -> Duration {
+        Duration::from_millis(u64::from(self.seconds) * 1000 + u64::from(self.millis))
+    }
+}
+
 impl Drop for Live {
     fn drop(&mut self) {
-        self.shared.live.lock().remove(&self.id);
+        self.shared.live.lock().remove(self.id);
         let opened = self.holds.get_mut().closer.is_some();
         if !opened {
             return;
         }
         let age = self.age();
-        if self.kind == Kind::Stream {
+        if self.begun.kind == Kind::Stream {
             let seconds = &self.shared.metrics.connection_seconds;
             seconds.observe(age.as_secs_f64());
         }
@@ -213,7 +236,7 @@ impl Drop for Live {
             tracing::debug!(id = self.id, client, seconds = age.as_secs_f64(), "closed");
         }
         if let Some(identity) = self.identity.take() {
-            let channels = self.channels.clone();
+            let channels = self.holds.get_mut().channels.clone();
             self.shared.hooks.closed(identity, channels, age);
         }
     }
@@ -226,3 +249,7 @@ impl fmt::Debug for Live {
             .finish_non_exhaustive()
     }
 }
+
+// What an idle client costs the edge, two counts of references beside; `docs/performance.md` tells
+// the sum.
+const _: () = assert!(size_of::<Live>() <= 96);

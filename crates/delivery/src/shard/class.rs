@@ -232,6 +232,6 @@ pub(super) fn failed(event: &Event) -> Gap {
 }
 
 /// A filter's identity: the same `Arc` is the same class.
-fn address(filter: &Arc<dyn Filter>) -> usize {
+pub(super) fn address(filter: &Arc<dyn Filter>) -> usize {
     Arc::as_ptr(filter).cast::<()>() as usize
 }

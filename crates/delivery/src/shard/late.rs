@@ -7,7 +7,7 @@
 
 use fanfare_core::{LogId, Since};
 
-use super::{Shard, Stage, catch_up::CatchUp};
+use super::{Shard, Stage, asked::Asked, catch_up::CatchUp};
 use crate::{
     CloseReason,
     cursor::MAX_LOGS,
@@ -32,7 +32,7 @@ impl Shard {
             }
             Passing::Gap(gap) => {
                 let touched = self.members.iter().filter(|(_, member)| {
-                    let mut own = member.channels.iter();
+                    let mut own = member.asked.channels.iter();
                     own.any(|own| own.intersects(&gap.scope))
                 });
                 touched.map(|(slot, _)| slot as u32).collect()
@@ -54,7 +54,7 @@ impl Shard {
         if matches!(member.stage, Stage::Closing) {
             return;
         }
-        if member.logs.len() >= MAX_LOGS {
+        if member.asked.logs.len() >= MAX_LOGS {
             tracing::warn!(
                 most = MAX_LOGS,
                 "a client's wildcards select more logs than an id can name; it is told to come back"
@@ -66,10 +66,17 @@ impl Shard {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        member.logs.push(index);
+        let mut asked = Asked::clone(&member.asked);
+        asked.logs.push(index);
+        let before = std::mem::replace(&mut member.asked, self.asked.enter(asked));
+        self.asked.leave(before);
         match &mut member.stage {
             Stage::CatchingUp(catch_up) => {
-                catch_up.add(log.clone(), &member.channels, Since::After(late.begin));
+                catch_up.add(
+                    log.clone(),
+                    &member.asked.channels,
+                    Since::After(late.begin),
+                );
                 self.advance(slot);
             }
             // It is caught up once what waits has gone.
@@ -86,8 +93,13 @@ impl Shard {
             return;
         };
         let mut catch_up = CatchUp::again();
-        for index in member.logs.iter().filter(|index| !late.contains(index)) {
-            let floor = member.floors.iter().find(|floor| floor.log == *index);
+        for index in member
+            .asked
+            .logs
+            .iter()
+            .filter(|index| !late.contains(index))
+        {
+            let floor = member.floor(*index);
             let head = self.heads[usize::from(*index)].as_ref();
             let older = floor.and_then(|floor| floor.older);
             let place = match (floor, head) {
@@ -98,16 +110,16 @@ impl Shard {
                 (None, None) => continue,
             };
             let log = self.logs[usize::from(*index)].clone();
-            catch_up.stands(log, &member.channels, place.clone(), older);
+            catch_up.stands(log, &member.asked.channels, place.clone(), older);
         }
         for index in late {
             let log = self.logs[usize::from(*index)].clone();
             if let Some(late) = self.map.late(&log) {
-                catch_up.add(log, &member.channels, Since::After(late.begin));
+                catch_up.add(log, &member.asked.channels, Since::After(late.begin));
             }
         }
         self.classes.leave(member.class);
-        member.floors.clear();
+        member.floors = None;
         member.stage = Stage::CatchingUp(Box::new(catch_up));
         self.advance(slot);
     }

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io::{self, ErrorKind, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
+    num::NonZeroU32,
 };
 
 use bytes::{Buf, Bytes};
@@ -29,8 +30,8 @@ pub(super) struct Line {
     pub(super) framing: Framing,
     /// Nothing comes after what is queued.
     ended: bool,
-    /// The shard waits until at most so many bytes wait.
-    wanted: Option<u32>,
+    /// The shard waits until fewer bytes than these wait.
+    wanted: Option<NonZeroU32>,
     /// How many bytes the client sent.
     stray: u32,
     _keep: Keep,
@@ -62,7 +63,7 @@ impl Line {
             framing,
             ended: false,
             // Whatever the subscriber waited for at its outbox.
-            wanted: Some(u32::MAX),
+            wanted: Some(NonZeroU32::MAX),
             stray: 0,
             _keep: keep,
         };
@@ -131,7 +132,8 @@ impl Line {
     pub(super) fn want(&mut self, runs: &Runs, bytes: usize) -> bool {
         let has_room = self.level(runs).bytes <= bytes;
         if !has_room {
-            self.wanted = Some(u32::try_from(bytes).unwrap_or(u32::MAX));
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.wanted = Some(NonZeroU32::MIN.saturating_add(bytes));
         }
         has_room
     }
@@ -165,7 +167,7 @@ impl Line {
     fn has_what_is_wanted(&mut self) -> bool {
         let waiting = self.queue.as_ref().map_or(0, |queue| queue.bytes);
         self.wanted
-            .take_if(|wanted| waiting <= *wanted as usize)
+            .take_if(|wanted| waiting < wanted.get() as usize)
             .is_some()
     }
 

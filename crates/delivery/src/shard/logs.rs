@@ -76,6 +76,7 @@ impl Shard {
             self.holds.by_name.shrink_to_fit();
         }
         self.heads[usize::from(index)] = None;
+        self.floors.remove(&index);
         self.holds.vacant.push(index);
         let freed = self.ring.forget(index);
         self.metrics.ring_bytes.sub(freed as i64);

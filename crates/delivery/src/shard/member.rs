@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use fanfare_core::{BrokerError, Epoch, Gap, LogId, Pattern, Position, Since};
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::{Millis, Shard, backlog::Backlog, catch_up::CatchUp, door::Door};
+use super::{Millis, Shard, asked::Asked, backlog::Backlog, catch_up::CatchUp, door::Door};
 use crate::{
     CloseReason, Filter, Format, control,
     outbox::{Key, Outbox},
@@ -18,11 +17,11 @@ const LOOK: Millis = 15_000;
 
 /// A subscriber on its way to a shard.
 pub(crate) struct Joining {
-    pub(crate) id: u64,
+    pub(crate) id: u32,
     pub(crate) outbox: Arc<Outbox>,
     /// What it follows, by log, and from where on.
     pub(crate) logs: Vec<JoiningLog>,
-    pub(crate) channels: Box<[Pattern]>,
+    pub(crate) channels: Arc<[Pattern]>,
     pub(crate) format: Format,
     pub(crate) hello: bool,
     /// Whether it came with a cursor.
@@ -46,18 +45,17 @@ pub(crate) struct JoiningLog {
     pub(crate) foreign: Option<Position>,
 }
 
+/// There is one for each client, however many those are: what can be shared is, what is rare is
+/// behind a pointer.
 pub(super) struct Member {
-    pub(super) id: u64,
+    pub(super) id: u32,
     pub(super) door: Door,
-    pub(super) channels: Box<[Pattern]>,
-    pub(super) logs: SmallVec<[LogIndex; 2]>,
-    pub(super) format: Format,
-    pub(super) filter: Option<Arc<dyn Filter>>,
+    pub(super) asked: Arc<Asked>,
     /// Its class, while it is live.
     pub(super) class: u32,
     pub(super) stage: Stage,
-    /// Where history put it ahead of the feed, by log; empty once the feed has come past.
-    pub(super) floors: SmallVec<[Floor; 1]>,
+    /// Where history put it ahead of the feed, by log; `None` once the feed has come past.
+    pub(super) floors: Option<Arc<Vec<Floor>>>,
     /// The turn in which something for it passed last.
     pub(super) seen: u64,
     /// When something was put into its outbox last.
@@ -68,7 +66,10 @@ pub(super) struct Member {
     beat: u32,
     /// What was seen of its door, while something waits there.
     watch: Option<Box<Watch>>,
-    ends_at: Option<(Millis, CloseReason)>,
+    /// When it ends by itself; `Millis::MAX` is never.
+    ends_at: Millis,
+    /// Why it does.
+    ends_by: CloseReason,
 }
 
 /// A door in which something waits.
@@ -81,6 +82,7 @@ struct Watch {
 }
 
 /// Up to here history has given a live subscriber everything of a log.
+#[derive(Clone, PartialEq)]
 pub(super) struct Floor {
     pub(super) log: LogIndex,
     pub(super) place: Position,
@@ -120,13 +122,20 @@ impl Member {
     /// Whether what passes at `position` is new to it, as far as history has given it something
     /// of the log already.
     pub(super) fn standing(&mut self, log: LogIndex, position: &Position) -> Standing {
-        let Some(index) = self.floors.iter().position(|floor| floor.log == log) else {
+        let Some(floors) = &mut self.floors else {
             return Standing::New;
         };
-        let floor = &self.floors[index];
+        let Some(index) = floors.iter().position(|floor| floor.log == log) else {
+            return Standing::New;
+        };
+        let floor = &floors[index];
         match position.is_after(&floor.place) {
             Some(true) => {
-                self.floors.swap_remove(index);
+                if floors.len() == 1 {
+                    self.floors = None;
+                } else {
+                    Arc::make_mut(floors).swap_remove(index);
+                }
                 Standing::New
             }
             Some(false) => Standing::Past,
@@ -136,7 +145,14 @@ impl Member {
     }
 
     pub(super) fn is_touched_by(&self, log: LogIndex, gap: &Gap) -> bool {
-        self.logs.contains(&log) && self.channels.iter().any(|own| own.intersects(&gap.scope))
+        let Asked { logs, channels, .. } = &*self.asked;
+        logs.contains(&log) && channels.iter().any(|own| own.intersects(&gap.scope))
+    }
+
+    /// Where history put it ahead of the feed in a log.
+    pub(super) fn floor(&self, log: LogIndex) -> Option<&Floor> {
+        let mut floors = self.floors.iter().flat_map(|floors| floors.iter());
+        floors.find(|floor| floor.log == log)
     }
 }
 
@@ -151,15 +167,20 @@ impl Shard {
         }
         let held = joining.logs.iter().map(|log| self.hold_log(&log.log));
         let logs = held.collect();
+        let asked = self.asked.enter(Asked {
+            logs,
+            channels: joining.channels,
+            format: joining.format,
+            filter: joining.filter,
+        });
         let entry = self.members.vacant_entry();
         let started = self.now;
         // An instant that cannot be told in milliseconds from now is further off than any stream.
-        let ends_at = joining.ends_at.and_then(|(at, reason)| {
+        let (at, ends_by) = joining.ends_at.unzip();
+        let ends_at = at.map_or(Millis::MAX, |at| {
             let left = at.saturating_duration_since(std::time::Instant::now());
-            Some((
-                started.checked_add(u64::try_from(left.as_millis()).ok()?)?,
-                reason,
-            ))
+            let left = u64::try_from(left.as_millis()).unwrap_or(Millis::MAX);
+            started.saturating_add(left)
         });
         entry.insert(Member {
             id: joining.id,
@@ -167,10 +188,7 @@ impl Shard {
                 outbox: joining.outbox,
                 abort: joining.abort,
             },
-            channels: joining.channels,
-            logs,
-            format: joining.format,
-            filter: joining.filter,
+            asked,
             class: u32::MAX,
             stage: Stage::CatchingUp(Box::new(CatchUp::new(
                 joining.logs,
@@ -178,18 +196,19 @@ impl Shard {
                 joining.resumes,
                 Some(joining.seated),
             ))),
-            floors: SmallVec::new(),
+            floors: None,
             seen: 0,
             heard: started,
             dirty: false,
             beat: 0,
             watch: None,
             ends_at,
+            ends_by: ends_by.unwrap_or(CloseReason::Expired),
         });
         self.metrics.subscribers.inc();
         // Registered before history is asked: from here on nothing of its channels can be missed.
-        let channels = self.members[key.slot as usize].channels.clone();
-        for channel in &channels {
+        let asked = self.members[key.slot as usize].asked.clone();
+        for channel in &*asked.channels {
             self.interest.entry(channel, Vec::new).push(key.slot);
         }
         self.look_again(key);
@@ -214,18 +233,18 @@ impl Shard {
         if member.id != key.id {
             return;
         }
-        let ended = member.ends_at.filter(|(at, _)| *at <= now);
+        let ended = (member.ends_at <= now).then_some(member.ends_by);
         let quiet = now.saturating_sub(member.heard) >= Millis::from(member.beat);
         let idle = member.watch.is_none() && !matches!(member.stage, Stage::Closing);
-        if quiet && idle && member.format != Format::Items {
+        if quiet && idle && member.asked.format != Format::Items {
             member.heard = now;
             member.door.beat(&mut self.runs);
             self.metrics.heartbeats.inc();
             self.mark(key.slot);
         }
-        if let Some((_, reason)) = ended {
+        if let Some(reason) = ended {
             if let Some(member) = self.member(key) {
-                member.ends_at = None;
+                member.ends_at = Millis::MAX;
             }
             self.close(key.slot, reason);
         }
@@ -274,12 +293,10 @@ impl Shard {
             let beat = heartbeat - fastrand::u64(0..=heartbeat / 10);
             member.beat = u32::try_from(beat).unwrap_or(u32::MAX);
         }
-        let mut at = (member.heard + Millis::from(member.beat)).min(now + LOOK);
-        at = at.min(now + (stall / 4).max(100));
-        if let Some((end, _)) = member.ends_at {
-            at = at.min(end);
-        }
-        self.wheel.add(key, at.max(now + 1));
+        let at = (member.heard + Millis::from(member.beat)).min(now + LOOK);
+        let at = at.min(now + (stall / 4).max(100));
+        let at = at.min(member.ends_at).max(now + 1);
+        self.wheel.add(key, at);
     }
 
     /// Ends a stream: what is queued may still be taken, then its reason is told.
@@ -291,7 +308,7 @@ impl Shard {
         if matches!(member.stage, Stage::Closing) {
             return;
         }
-        let words = match member.format {
+        let words = match member.asked.format {
             Format::Items => format!("{{\"close\":\"{}\"}}", reason.as_str()).into_bytes(),
             _ => control::close(reason.as_str(), retry),
         };
@@ -340,6 +357,7 @@ impl Shard {
         if let Some(watch) = &member.watch {
             self.metrics.outbox_bytes.sub(watch.reported);
         }
+        self.asked.leave(member.asked);
         self.metrics.subscribers.dec();
         if self.members.is_empty() {
             self.members.shrink_to_fit();
@@ -351,14 +369,14 @@ impl Shard {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        let logs = std::mem::take(&mut member.logs);
+        let asked = member.asked.clone();
         if !matches!(
             std::mem::replace(&mut member.stage, Stage::Closing),
             Stage::CatchingUp(_)
         ) {
             self.classes.leave(member.class);
         }
-        for channel in &member.channels {
+        for channel in &*asked.channels {
             let Some(slots) = self.interest.get_mut(channel) else {
                 continue;
             };
@@ -369,8 +387,8 @@ impl Shard {
                 self.interest.remove(channel);
             }
         }
-        for log in logs {
-            self.release_log(log);
+        for log in &asked.logs {
+            self.release_log(*log);
         }
     }
 }
@@ -399,3 +417,6 @@ impl std::fmt::Debug for Joining {
             .finish_non_exhaustive()
     }
 }
+
+// What an idle client costs its shard; `docs/performance.md` tells the sum.
+const _: () = assert!(size_of::<Member>() <= 136);

@@ -15,6 +15,8 @@
 //! Invariant, checked against a model in `tests`: every event between the starting place and now
 //! is handed over once, in order, or withheld by the filter, or covered by a gap that was sent.
 
+use std::sync::Arc;
+
 use fanfare_core::{Event, Gap, History, HistoryQuery, Live, LogId, Pattern};
 use smallvec::SmallVec;
 
@@ -128,9 +130,9 @@ impl Shard {
             return;
         };
         member.door.force(control::hello(
-            member.format,
+            member.asked.format,
             &self.config.node,
-            &member.channels,
+            &member.asked.channels,
             catch_up.has_gap(),
             &catch_up.cursor(),
         ));
@@ -274,11 +276,11 @@ impl Shard {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        let view = match &member.filter {
+        let view = match &member.asked.filter {
             None => Some(View::Whole),
             Some(filter) => class::ask(filter, event, &self.metrics),
         };
-        let (format, framing) = (member.format, member.door.framing());
+        let (format, framing) = (member.asked.format, member.door.framing());
         let id = (catch_up.logs.len() > 1).then(|| catch_up.cursor().to_string());
         let bytes = match (&view, frame) {
             (Some(View::Nothing), _) => {
@@ -309,12 +311,12 @@ impl Shard {
             return;
         };
         self.metrics.gap(gap.cause);
-        member.door.force(control::gap(member.format, gap));
+        member.door.force(control::gap(member.asked.format, gap));
     }
 
     fn go_live(&mut self, slot: u32, catch_up: &CatchUp) {
         let mut places = Places::new();
-        let mut floors = SmallVec::new();
+        let mut floors = Vec::new();
         for log in &catch_up.logs {
             let Some(index) = self.holds.index(&log.log) else {
                 continue;
@@ -341,14 +343,25 @@ impl Shard {
             // An event's own position is the id.
             places.clear();
         }
+        let floors = self.share_floors(floors);
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        let filter = member.filter.as_ref();
-        member.class = self
-            .classes
-            .enter(filter, member.format, member.door.framing(), places);
+        let filter = member.asked.filter.as_ref();
+        member.class =
+            self.classes
+                .enter(filter, member.asked.format, member.door.framing(), places);
         member.floors = floors;
         member.stage = Stage::Live;
+    }
+    /// Those who came after the same event stand on the same floors.
+    fn share_floors(&mut self, floors: Vec<Floor>) -> Option<Arc<Vec<Floor>>> {
+        let last = self.floors.entry(floors.first()?.log).or_default();
+        if let Some(shared) = last.upgrade().filter(|shared| **shared == floors) {
+            return Some(shared);
+        }
+        let floors = Arc::new(floors);
+        *last = Arc::downgrade(&floors);
+        Some(floors)
     }
 }

@@ -153,7 +153,7 @@ impl Shard {
                 }
                 Waiting::Gap(gap) => {
                     self.metrics.gap(gap.cause);
-                    member.door.force(control::gap(member.format, gap));
+                    member.door.force(control::gap(member.asked.format, gap));
                 }
             }
             backlog.waiting.pop_front();
@@ -182,7 +182,7 @@ impl Shard {
         let member = &mut self.members[slot as usize];
         for gap in gaps {
             self.metrics.gap(gap.cause);
-            member.door.force(control::gap(member.format, gap));
+            member.door.force(control::gap(member.asked.format, gap));
         }
         // Ids go by what has been handed over, not by the logs' heads: what is kept of other
         // channels and logs comes after it.
@@ -212,7 +212,7 @@ impl Shard {
                 Rendered::Failed => {
                     let gap = class::failed(&frame.event);
                     self.metrics.gap(gap.cause);
-                    member.door.force(control::gap(member.format, &gap));
+                    member.door.force(control::gap(member.asked.format, &gap));
                 }
             }
         }

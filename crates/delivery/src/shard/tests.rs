@@ -28,8 +28,8 @@ use tokio::sync::oneshot;
 use super::{Boarding, Fetch, Message, Shard, member::JoiningLog};
 use crate::{
     Cursor, DeliveryConfig, Format, Framing, Metrics, SlowPolicy, SlowRule, control,
+    follow::Share,
     frame::Frame,
-    hub::Counted,
     outbox::{Doorbell, Key, Outbox},
     ring::Passing,
     shard::Joining,
@@ -384,7 +384,7 @@ impl World {
         }
         let asked = self.asked.iter().map(|fetch| fetch.key);
         let answered = self.answered.iter().map(|(key, _, _)| *key);
-        let mut on_their_way: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut on_their_way: BTreeMap<u32, usize> = BTreeMap::new();
         for key in asked.chain(answered) {
             *on_their_way.entry(key.id).or_default() += 1;
         }
@@ -463,7 +463,7 @@ impl World {
         outbox.force(control::preface(std::time::Duration::from_secs(1)).into());
         let (seated, told) = oneshot::channel();
         self.shard.on_message(Message::Join(Box::new(Joining {
-            id: self.clients.len() as u64,
+            id: self.clients.len() as u32,
             outbox: outbox.clone(),
             logs,
             channels: patterns.clone().into(),
@@ -520,8 +520,7 @@ impl World {
         };
         let keep = Keep {
             _guard: Arc::new(()),
-            _shares: Vec::new(),
-            _count: Counted::apart(),
+            share: Share::default(),
         };
         self.shard.on_message(Message::Board(Box::new(Boarding {
             key,

@@ -82,7 +82,7 @@ async fn page(app: &App, parts: &Parts) -> Result<super::Page, Refusal> {
     };
     let until = time::Instant::now() + timeout;
     let seat = app.join(subscriber).await?;
-    live.opened(seat.closer());
+    live.opened(&seat);
     let left = until.saturating_duration_since(time::Instant::now());
     let mut page = seat.into_items().collect(left, most, MAX_BYTES).await;
     cut(&mut page, most)?;

@@ -115,7 +115,7 @@ async fn stream(app: &App, parts: &Parts, body: Body) -> Result<Response, Refusa
         abort: Arc::new(move || abort.abort()),
     };
     let seat = app.join(subscriber).await?;
-    live.opened(seat.closer());
+    live.opened(&seat);
     // Its bytes come from wherever its door is.
     let mut response = opened(parts.version, endless());
     let takes_sockets = app.hub.takes_sockets();
