@@ -1,14 +1,14 @@
 //! What a broker can answer instead.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 /// A broker's failure: a kind to branch on, the backend that failed, and the source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BrokerError {
     kind: ErrorKind,
     backend: &'static str,
     message: String,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 /// What to branch on.
@@ -43,7 +43,7 @@ impl BrokerError {
     /// Adds what caused it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 

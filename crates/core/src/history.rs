@@ -8,7 +8,7 @@ use crate::{Gap, Live, LogId, Pattern, Position};
 pub const MAX_GAPS: usize = 32;
 
 /// A question for retained events of one log.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct HistoryQuery {
     /// The log.
     pub log: LogId,
@@ -23,7 +23,7 @@ pub struct HistoryQuery {
 }
 
 /// From where on history is asked.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Since {
     /// From the oldest retained event on. What retention took before that is not a gap, in this
     /// page; a further page, which is asked for with [`Since::After`], can tell one.

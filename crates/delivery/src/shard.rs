@@ -10,6 +10,7 @@ mod boarding;
 mod catch_up;
 mod class;
 mod door;
+mod fetches;
 mod late;
 mod line;
 mod logs;
@@ -31,7 +32,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfare_core::{BrokerError, Gap, History, HistoryQuery, LogId, LogMap, PatternMap, Position};
+use fanfare_core::{BrokerError, Gap, History, LogId, LogMap, PatternMap, Position};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
@@ -49,6 +50,8 @@ use crate::{
 use asked::AllAsked;
 use class::{Classes, Rendered};
 use door::Door;
+pub(crate) use fetches::Fetch;
+use fetches::Fetches;
 use member::{Floor, Member, Stage, Standing};
 use runs::Runs;
 use wheel::Wheel;
@@ -76,13 +79,6 @@ pub(crate) enum Message {
     FeedEnded,
 }
 
-/// A page of history that a subscriber waits for.
-#[derive(Debug)]
-pub(crate) struct Fetch {
-    pub(crate) key: Key,
-    pub(crate) query: HistoryQuery,
-}
-
 pub(crate) struct Shard {
     config: Arc<DeliveryConfig>,
     metrics: Metrics,
@@ -98,7 +94,7 @@ pub(crate) struct Shard {
     classes: Classes,
     ring: Ring,
     wheel: Wheel,
-    fetches: VecDeque<Fetch>,
+    fetches: Fetches,
     asked: AllAsked,
     /// What subscribers of a log stood ahead of last, for those who come next.
     floors: FxHashMap<LogIndex, Weak<Vec<Floor>>>,
@@ -148,7 +144,7 @@ impl Shard {
             heads: Vec::new(),
             holds: logs::Holds::default(),
             wheel: Wheel::default(),
-            fetches: VecDeque::new(),
+            fetches: Fetches::default(),
             asked: AllAsked::default(),
             floors: FxHashMap::default(),
             overfull: VecDeque::new(),
@@ -170,9 +166,12 @@ impl Shard {
     /// The history calls that subscribers wait for, oldest first.
     pub(crate) fn next_fetch(&mut self) -> Option<Fetch> {
         loop {
-            let fetch = self.fetches.pop_front()?;
-            let member = self.member(fetch.key);
-            if member.is_some_and(|member| matches!(member.stage, Stage::CatchingUp(_))) {
+            let mut fetch = self.fetches.pop()?;
+            fetch.keys.retain(|key| {
+                let member = self.member(*key);
+                member.is_some_and(|member| matches!(member.stage, Stage::CatchingUp(_)))
+            });
+            if !fetch.keys.is_empty() {
                 return Some(fetch);
             }
         }

@@ -1,6 +1,6 @@
 //! Drives a shard: inbox, bell, sockets, pages and time, each a turn of its own.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use fanfare_core::{Broker, BrokerError, ErrorKind, History, LogId};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -17,7 +17,7 @@ use crate::outbox::{Doorbell, Key};
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The most messages that are taken in one turn.
 const MESSAGES: usize = 64;
-/// The most pages of history that are taken in one turn.
+/// The most pages of history that are taken in one turn, each by one subscriber.
 const PAGES: usize = 4;
 /// The most members that are written to before others have their turn: about a millisecond.
 const SLICE: usize = 256;
@@ -40,13 +40,13 @@ pub(crate) async fn run(
     let mut calls = FuturesUnordered::new();
     let mut messages: Vec<Message> = Vec::with_capacity(MESSAGES);
     let mut sockets: Vec<Ready> = Vec::new();
-    let mut pages: Vec<Page> = Vec::new();
+    let mut pages: VecDeque<Page> = VecDeque::new();
     loop {
         let (mut ticked, mut polled, mut ended) = (false, Ok(()), false);
-        if shard.is_settled() {
+        if shard.is_settled() && pages.is_empty() {
             tokio::select! {
                 count = inbox.recv_many(&mut messages, MESSAGES) => ended = count == 0,
-                Some(page) = calls.next(), if !calls.is_empty() => pages.push(page),
+                Some(page) = calls.next(), if !calls.is_empty() => pages.push_back(page),
                 () = doorbell.rung() => {}
                 done = poll(&mut poller, &mut sockets) => polled = done,
                 _ = ticks.tick() => ticked = true,
@@ -69,7 +69,7 @@ pub(crate) async fn run(
         while pages.len() < PAGES
             && let Some(Some(page)) = calls.next().now_or_never()
         {
-            pages.push(page);
+            pages.push_back(page);
         }
         if sockets.is_empty()
             && let Some(done) = poll(&mut poller, &mut sockets).now_or_never()
@@ -85,7 +85,10 @@ pub(crate) async fn run(
         if let Some(poller) = &poller {
             watch_arrivals(&mut shard, poller);
         }
-        for (key, log, page) in pages.drain(..) {
+        for _ in 0..PAGES {
+            let Some((key, log, page)) = next_page(&mut pages) else {
+                break;
+            };
             shard.on_page(key, &log, page);
         }
         for key in doorbell.take() {
@@ -124,7 +127,23 @@ pub(crate) async fn run(
     }
 }
 
-type Page = (Key, LogId, Result<History, BrokerError>);
+/// A page, and who waits for it.
+struct Page {
+    keys: std::vec::IntoIter<Key>,
+    log: LogId,
+    page: Result<History, BrokerError>,
+}
+
+/// A page for the next subscriber that waits for one.
+fn next_page(pages: &mut VecDeque<Page>) -> Option<(Key, LogId, Result<History, BrokerError>)> {
+    loop {
+        let next = pages.front_mut()?;
+        if let Some(key) = next.keys.next() {
+            return Some((key, next.log.clone(), next.page.clone()));
+        }
+        pages.pop_front();
+    }
+}
 
 /// Waits for sockets that are ready; without a poller for ever.
 async fn poll(poller: &mut Option<Poller>, sockets: &mut Vec<Ready>) -> io::Result<()> {
@@ -144,7 +163,7 @@ fn watch_arrivals(shard: &mut Shard, poller: &Poller) {
 }
 
 async fn call(broker: Arc<dyn Broker>, fetch: Fetch) -> Page {
-    let Fetch { key, query } = fetch;
+    let Fetch { keys, query } = fetch;
     let log = query.log.clone();
     let page = match time::timeout(PAGE_TIMEOUT, broker.history(query)).await {
         Ok(page) => page,
@@ -154,7 +173,11 @@ async fn call(broker: Arc<dyn Broker>, fetch: Fetch) -> Page {
             "history did not answer",
         )),
     };
-    (key, log, page)
+    Page {
+        keys: keys.into_iter(),
+        log,
+        page,
+    }
 }
 
 fn since(began: time::Instant) -> Millis {

@@ -21,7 +21,7 @@ use fanfare_core::{Event, Gap, History, HistoryQuery, Live, LogId, Pattern};
 use smallvec::SmallVec;
 
 use super::{
-    Fetch, Shard, Stage,
+    Shard, Stage,
     catch_up::{CatchUp, LogCatchUp},
     class::{self, Places},
     member::Floor,
@@ -112,17 +112,16 @@ impl Shard {
         let limit = std::num::NonZeroUsize::new(self.config.page_events)
             .unwrap_or(std::num::NonZeroUsize::MIN);
         let max_bytes = self.config.page_bytes;
-        let fetches = catch_up.ask(most).into_iter().map(|page| Fetch {
-            key,
-            query: HistoryQuery {
+        for page in catch_up.ask(most) {
+            let query = HistoryQuery {
                 log: page.log,
                 channels: page.channels,
                 since: page.since,
                 limit,
                 max_bytes,
-            },
-        });
-        self.fetches.extend(fetches);
+            };
+            self.fetches.push(key, query);
+        }
     }
 
     fn say_hello(&mut self, slot: u32, catch_up: &CatchUp) {

@@ -299,6 +299,10 @@ struct World {
     /// The most pages that were on their way to one client, and how many may be.
     pages_at_once: usize,
     most_pages: usize,
+    /// The most clients that shared a history call.
+    sharers: usize,
+    /// Nothing more happens: all that waits is done.
+    runs_out: bool,
 }
 
 impl World {
@@ -326,6 +330,8 @@ impl World {
         let keep = rng.usize(2..40);
         Self {
             pages_at_once: 0,
+            sharers: 0,
+            runs_out: false,
             most_pages: config.history_calls_per_client,
             logs: ["x", "y", INDEX].map(|log| ModelLog::new(log, keep)).into(),
             keep,
@@ -379,10 +385,15 @@ impl World {
             self.shard.on_bell(key);
         }
         self.shard.flush(self.rng.usize(1..12));
-        while let Some(fetch) = self.shard.next_fetch() {
+        // As many as there is room for: the others wait, and may be shared.
+        while self.runs_out || self.rng.u32(0..4) > 0 {
+            let Some(fetch) = self.shard.next_fetch() else {
+                break;
+            };
+            self.sharers = self.sharers.max(fetch.keys.len());
             self.asked.push(fetch);
         }
-        let asked = self.asked.iter().map(|fetch| fetch.key);
+        let asked = self.asked.iter().flat_map(|fetch| fetch.keys.clone());
         let answered = self.answered.iter().map(|(key, _, _)| *key);
         let mut on_their_way: BTreeMap<u32, usize> = BTreeMap::new();
         for key in asked.chain(answered) {
@@ -549,20 +560,19 @@ impl World {
             .find(|log| log.id == fetch.query.log)
             .unwrap();
         // A client's start is where the log stands when its first page is read.
-        let client = &mut self.clients[fetch.key.id as usize];
-        if client.started.insert(log.id.clone()) {
-            // A log that came later has no start: all of it is owed.
-            for (joined, _) in &mut client.joined {
-                if joined.log == log.id {
-                    *joined = log.at(log.head);
+        for key in fetch.keys {
+            let client = &mut self.clients[key.id as usize];
+            if client.started.insert(log.id.clone()) {
+                // A log that came later has no start: all of it is owed.
+                for (joined, _) in &mut client.joined {
+                    if joined.log == log.id {
+                        *joined = log.at(log.head);
+                    }
                 }
             }
+            let page = log.history(&fetch.query);
+            self.answered.push((key, fetch.query.log.clone(), page));
         }
-        self.answered.push((
-            fetch.key,
-            fetch.query.log.clone(),
-            log.history(&fetch.query),
-        ));
     }
 
     fn arrive(&mut self) {
@@ -614,6 +624,7 @@ impl World {
     }
 
     fn run_out(&mut self) {
+        self.runs_out = true;
         for _ in 0..20_000 {
             let batch: Vec<Passing> = self.feed.drain(..).collect();
             self.shard.on_batch(&batch);
@@ -864,8 +875,8 @@ fn check_whole(
     }
 }
 
-/// Answers how many pages were on their way to one client at most.
-fn run(seed: u64) -> usize {
+/// Answers how many pages were on their way to one client at most, and how many clients shared one.
+fn run(seed: u64) -> (usize, usize) {
     let mut world = World::new(seed);
     let steps = world.rng.usize(50..400);
     for _ in 0..steps {
@@ -893,7 +904,7 @@ fn run(seed: u64) -> usize {
         0,
         "a log that nobody has holds nothing"
     );
-    world.pages_at_once
+    (world.pages_at_once, world.sharers)
 }
 
 /// Thousands of interleavings; a failure names its seed. `FANFARE_SEED` runs one alone,
@@ -905,10 +916,12 @@ fn every_event_once_in_order_or_covered_by_a_gap() {
         run(seed);
         return;
     }
-    let mut pages_at_once = 0;
+    let (mut pages_at_once, mut sharers) = (0, 0);
     for seed in 0..number("FANFARE_SEEDS").unwrap_or(4_000) {
         match std::panic::catch_unwind(|| run(seed)) {
-            Ok(pages) => pages_at_once = pages_at_once.max(pages),
+            Ok((pages, clients)) => {
+                (pages_at_once, sharers) = (pages_at_once.max(pages), sharers.max(clients));
+            }
             Err(panic) => {
                 eprintln!("FANFARE_SEED={seed} fails");
                 std::panic::resume_unwind(panic);
@@ -916,4 +929,5 @@ fn every_event_once_in_order_or_covered_by_a_gap() {
         }
     }
     assert!(pages_at_once > 1, "pages of several logs come at once");
+    assert!(sharers > 2, "clients share pages");
 }
