@@ -23,7 +23,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use futures_util::task::AtomicWaker;
+use futures_util::{future::AbortHandle, task::AtomicWaker};
 use http::{Request, Version, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -74,8 +74,8 @@ pub(crate) struct Connection {
 enum Hold {
     /// Of HTTP/1: the request has the socket for itself.
     Socket(Weak<Socket>),
-    /// Of HTTP/2: others share the socket, whose end hyper sees. Cancelling resets this stream.
-    Stream(CancellationToken),
+    /// Of HTTP/2: others share the socket, whose end hyper sees. Aborting resets this stream.
+    Stream(AbortHandle),
 }
 
 struct Socket {
@@ -137,7 +137,7 @@ impl Connection {
     /// drops the request's stream alone.
     pub(crate) fn abort(&self) {
         match &self.hold {
-            Hold::Stream(abort) => abort.cancel(),
+            Hold::Stream(abort) => abort.abort(),
             Hold::Socket(socket) => {
                 if let Some(socket) = socket.upgrade() {
                     socket.aborted.store(true, Ordering::Release);
@@ -257,7 +257,11 @@ async fn serve_h1(
             hold: Hold::Socket(Arc::downgrade(&socket)),
             peer,
         };
-        move |request| answer(service.clone(), connection.clone(), socket.clone(), request)
+        // Boxed: a stream that is answered is rid of the room that answering took.
+        move |request| {
+            let (service, connection) = (service.clone(), connection.clone());
+            Box::pin(answer(service, connection, socket.clone(), request))
+        }
     };
     let mut http = http1::Builder::new();
     // The deadlines of heads are kept here: hyper's own would also end idle connections.

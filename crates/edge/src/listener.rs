@@ -148,7 +148,8 @@ impl Loop {
         match self.tls.clone() {
             None => self.tasks.spawn(async move {
                 let serve = connection::serve(stream, peer, service, bounds, closing, held);
-                cut.run_until_cancelled(serve).await;
+                // Boxed: what is passed on is held twice.
+                cut.run_until_cancelled(Box::pin(serve)).await;
             }),
             Some(tls) => self.tasks.spawn(async move {
                 let _held = held;
@@ -157,7 +158,7 @@ impl Loop {
                         connection::serve_tls(stream, peer, service, bounds, closing).await;
                     }
                 };
-                cut.run_until_cancelled(serve).await;
+                cut.run_until_cancelled(Box::pin(serve)).await;
             }),
         };
     }

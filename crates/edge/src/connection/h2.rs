@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
+use futures_util::{
+    future::{AbortHandle, Abortable},
+    task::AtomicWaker,
+};
 use hyper::{rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time};
@@ -34,7 +37,7 @@ const SEND_BUFFER: usize = 16 << 10;
 
 tokio::task_local! {
     /// Ends the stream whose task this is.
-    static ABORT: CancellationToken;
+    static ABORT: AbortHandle;
 }
 
 /// Serves until the client, the last request or `closing` ends it.
@@ -50,16 +53,18 @@ pub(super) async fn serve(
         let requests = requests.clone();
         move |request| {
             let (service, requests) = (service.clone(), requests.clone());
-            async move {
+            // Boxed: a stream that is answered is rid of the room that answering took.
+            Box::pin(async move {
+                let abort = ABORT.try_with(Clone::clone);
                 let connection = Connection {
-                    hold: Hold::Stream(ABORT.try_with(Clone::clone).unwrap_or_default()),
+                    hold: Hold::Stream(abort.unwrap_or_else(|_| AbortHandle::new_pair().0)),
                     peer,
                 };
                 let mark = UnderWay::new(requests);
                 let response = service.answer(connection.clone(), request).await?;
                 let response = Joined::through_body(&connection, response, Door::Http2);
                 Ok::<_, Infallible>(response.map(|body| InFlight { body, _mark: mark }))
-            }
+            })
         }
     };
     let mut http = http2::Builder::new(Streams);
@@ -184,14 +189,9 @@ struct Streams;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let abort = CancellationToken::new();
-        let task = {
-            let abort = abort.clone();
-            async move {
-                // Dropping it resets the stream.
-                abort.run_until_cancelled(stream).await;
-            }
-        };
+        // No async block around it, which would hold the stream twice. Dropping it resets it.
+        let (abort, registration) = AbortHandle::new_pair();
+        let task = Abortable::new(stream, registration);
         tokio::spawn(ABORT.scope(abort, task));
     }
 }
