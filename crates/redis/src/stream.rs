@@ -1,10 +1,12 @@
 //! Streams that other services `XADD` to, as channels.
 
+mod base;
 mod discovery;
 pub(crate) mod entry;
 mod facts;
 mod followed;
 mod id;
+mod index;
 mod look;
 mod metrics;
 mod page;
@@ -40,7 +42,7 @@ use self::{
     look::{Bounds, Looks, Part},
     page::Pages,
     reader::Readers,
-    rules::{Place, StreamRules},
+    rules::{Place, StreamRule, StreamRules},
     table::{Found, Table},
 };
 use crate::{
@@ -130,6 +132,7 @@ impl RedisStreams {
             config.clone(),
             looks.clone(),
             outlet.clone(),
+            rules.clone(),
             seen.base,
             cancel.clone(),
         );
@@ -201,6 +204,15 @@ impl Shared {
             looked?;
         }
         Ok(())
+    }
+
+    /// The epoch of every stream's first life, as it is now.
+    async fn ask_base(&self) -> Result<Epoch, Failure> {
+        let nothing = self.looks.bell(0);
+        let fields = Fields::default();
+        let (looks, reads) = (&self.looks, &self.reads);
+        let asked = looks.ask(reads, &nothing, &fields, None, Part::Nothing, Bounds::NONE);
+        Ok(asked.await?.base)
     }
 
     async fn search(&self, pattern: &Pattern) -> Result<(), Failure> {
@@ -313,9 +325,11 @@ impl Shared {
     async fn read(&self, query: HistoryQuery) -> Result<History, BrokerError> {
         let what = "reading history";
         self.open(what)?;
-        let is_index = |rule: &rules::StreamRule| rule.index.as_ref() == Some(&query.log);
-        if self.rules.rules().iter().any(is_index) {
-            return Ok(index(query));
+        let is_index = |rule: &&StreamRule| rule.index.as_ref() == Some(&query.log);
+        if let Some(rule) = self.rules.rules().iter().find(is_index) {
+            let base = self.ask_base().await;
+            let base = base.map_err(|failure| failure.into_error(what))?;
+            return Ok(index::page(rule, query, base));
         }
         if !id::is_log(&query.log) {
             let message = format!("has no log {}", query.log);
@@ -343,23 +357,6 @@ impl Shared {
         };
         let page = pages.answer(&query, known).await;
         page.map_err(|failure| failure.into_error(what))
-    }
-}
-
-/// An index log holds nothing. Where it is asked from, there it stands.
-fn index(query: HistoryQuery) -> History {
-    let upto = match query.since {
-        Since::After(place) => place,
-        _ => Position {
-            log: query.log,
-            epoch: Epoch(0),
-            offset: Offset::ZERO,
-        },
-    };
-    History {
-        items: Vec::new(),
-        upto,
-        more: false,
     }
 }
 

@@ -423,7 +423,9 @@ async fn flushall_is_told_to_followers_and_cursors() {
     owner.does("FLUSHALL").await;
     owner.adds("orders:eu", "1-0", "new").await;
     owner.adds("orders:none", "1-0", "new").await;
-    follower.gap(GapCause::NewEpoch).await;
+    // Of the rule's index, which concerns those who follow wildcards, and of the stream.
+    assert!(follower.gap(GapCause::NewEpoch).await.scope.is_wild());
+    assert!(!follower.gap(GapCause::NewEpoch).await.scope.is_wild());
     assert_eq!(follower.told().await.1, "new");
     assert_eq!(after(&broker, "eu", &old).await, ["gap new_epoch", "new"]);
     // What was there before the loss nobody can know.
@@ -461,9 +463,48 @@ async fn a_loss_is_told_to_wildcards_although_the_search_comes_first() {
     }
     // From here on the node knows where streams begin that are found.
     let _other = Follower::of(&broker, &["other"]).await;
+    assert!(follower.gap(GapCause::NewEpoch).await.scope.is_wild());
     owner.adds("orders:eu", "7-0", "new").await;
-    follower.gap(GapCause::NewEpoch).await;
+    assert!(!follower.gap(GapCause::NewEpoch).await.scope.is_wild());
     assert_eq!(follower.told().await.1, "new");
+}
+
+/// Streams that went with all that Redis held before a search found them: nobody can name them, so
+/// their wildcard is told.
+#[tokio::test]
+async fn streams_that_were_lost_before_they_were_found_are_told_to_wildcards() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let (broker, elsewhere) = (streams(server.url()).await, streams(server.url()).await);
+    let mut owner = Owner::of(&server).await;
+    let mut follower = Follower::of(&broker, &[">"]).await;
+    let wild: Pattern = ">".parse().unwrap();
+    let index = |since| HistoryQuery {
+        log: broker.capabilities().logs.of(&wild).swap_remove(0),
+        channels: vec![wild.clone()],
+        since,
+        limit: NonZeroUsize::MIN,
+        max_bytes: 1,
+    };
+    let before = broker.history(index(Since::Now)).await.unwrap().upto;
+    let standing = index(Since::After(before.clone()));
+    assert!(told(&broker.history(standing.clone()).await.unwrap()).is_empty());
+    owner.does("MULTI").await;
+    owner.does("XADD orders:eu 1-0 payload lost").await;
+    owner.does("FLUSHALL").await;
+    owner.does("XADD orders:us 2-0 payload new").await;
+    owner.does("EXEC").await;
+    let gap = follower.gap(GapCause::NewEpoch).await;
+    assert!(gap.scope.matches(&channel("eu")), "{gap:?}");
+    assert_eq!(gap.after, Some(before));
+    for node in [&broker, &elsewhere] {
+        let page = node.history(standing.clone()).await.unwrap();
+        assert_eq!(told(&page), ["gap new_epoch"]);
+        assert_eq!(page.upto, gap.next);
+        let now = node.history(index(Since::After(page.upto))).await.unwrap();
+        assert!(told(&now).is_empty());
+    }
 }
 
 /// What Redis loses where the log on disk, or a replica, lacks the newest writes.

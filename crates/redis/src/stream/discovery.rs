@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use fanfare_core::{Epoch, Gap, GapCause, Interest, Offset, Pattern, Position, Undeliverable};
+use fanfare_core::{Gap, GapCause, Interest, Offset, Pattern, Position, Undeliverable};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     followed::Outlet,
+    index,
     metrics::StreamMetrics,
     rules::{NoPlace, StreamRules},
     table::{Found, Table},
@@ -225,9 +226,8 @@ impl Discovery {
                 cause: GapCause::NotFollowed,
                 after: None,
                 next: Position {
-                    log: index.clone(),
-                    epoch: Epoch(0),
                     offset: Offset(place),
+                    ..index::place(index, self.table.base())
                 },
             });
         }

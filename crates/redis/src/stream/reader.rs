@@ -5,17 +5,9 @@
 //! handed on, so nothing is lost with it. From time to time every stream is looked at, since a stream
 //! that was deleted or set back wakes nobody.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use fanfare_core::{Epoch, LinkUp, LogId, Offset};
+use fanfare_core::{Epoch, Gap, GapCause, LinkUp, LogId, Offset};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
@@ -26,9 +18,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    base::Base,
     followed::{Followed, Outlet},
-    id,
+    id, index,
     look::{Bounds, Known, Looks, Part},
+    rules::StreamRules,
 };
 use crate::{
     command::Commands,
@@ -62,7 +56,8 @@ pub(crate) struct Readers {
     looks: Arc<Looks>,
     outlet: Arc<Outlet>,
     /// The epoch of streams' first lives, as it was seen last.
-    base: AtomicU64,
+    base: Mutex<Base>,
+    rules: Arc<StreamRules>,
     /// A stream of our own that every link waits for: it wakes them, and brings canaries back.
     bell: String,
     /// Asks for the bell to be rung.
@@ -94,6 +89,7 @@ impl Readers {
         config: RedisConfig,
         looks: Arc<Looks>,
         outlet: Arc<Outlet>,
+        rules: Arc<StreamRules>,
         base: Epoch,
         cancel: CancellationToken,
     ) -> Arc<Self> {
@@ -103,7 +99,8 @@ impl Readers {
             bell: looks.bell(fastrand::u64(..)),
             looks,
             outlet,
-            base: AtomicU64::new(base.0),
+            base: Mutex::new(Base::new(base)),
+            rules,
             ring: Notify::new(),
             links: Mutex::default(),
             cancel,
@@ -114,11 +111,26 @@ impl Readers {
 
     /// The epoch of streams' first lives.
     pub(super) fn base(&self) -> Epoch {
-        Epoch(self.base.load(Ordering::Relaxed))
+        self.base.lock().now()
     }
 
-    pub(super) fn saw_base(&self, base: Epoch) {
-        self.base.store(base.0, Ordering::Relaxed);
+    /// Every look says what the base is. Where it is another one, streams may have been lost that no
+    /// node had found yet: all who follow a wildcard are told, before anything of the new life is
+    /// handed on.
+    pub(super) fn saw_base(&self, seen: Epoch) {
+        let mut base = self.base.lock();
+        let Some(before) = base.moves_to(seen, self.config.command_timeout) else {
+            return;
+        };
+        for rule in self.rules.rules() {
+            let Some(index) = &rule.index else { continue };
+            self.outlet.gap(Gap {
+                scope: rule.image.clone(),
+                cause: GapCause::NewEpoch,
+                after: Some(index::place(index, before)),
+                next: index::place(index, seen),
+            });
+        }
     }
 
     /// Follows one more stream.

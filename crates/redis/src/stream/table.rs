@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use fanfare_core::{BrokerError, ErrorKind, Interest, LogId, Offset, Pattern, PatternMap};
+use fanfare_core::{BrokerError, Epoch, ErrorKind, Interest, LogId, Offset, Pattern, PatternMap};
 use parking_lot::Mutex;
 
 use super::{
@@ -153,6 +153,11 @@ impl Table {
             .values()
             .filter(|stream| stream.found.is_some());
         found.count()
+    }
+
+    /// The epoch of streams' first lives.
+    pub(super) fn base(&self) -> Epoch {
+        self.readers.base()
     }
 
     /// The found streams of a wildcard.
