@@ -350,13 +350,10 @@ async fn redis_xadd_without_faults() {
     let Some(mut rig) = on_redis(&[], XADD).await else {
         return;
     };
-    // A client of a wildcard over 50 streams joins by 50 questions.
-    let campaign = Campaign {
-        clients: 60,
-        events: 5_000,
-        ..added("redis XADD, no faults", 10, &rig)
-    };
-    is_whole(&campaign.run(&mut rig).await);
+    let campaign = added("redis XADD, no faults", 10, &rig);
+    let verdict = of_full_size(campaign).run(&mut rig).await;
+    is_whole(&verdict);
+    assert!(verdict.breaks > 300, "{verdict}");
 }
 
 /// The streams are there whatever happens to links and nodes.
@@ -381,6 +378,30 @@ async fn redis_xadd_under_faults() {
         ..added("redis XADD, faults", 11, &rig)
     };
     is_whole(&campaign.run(&mut rig).await);
+}
+
+/// Streams that are lost, one or all of them: told to everyone whom it concerns.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_xadd_that_loses_its_data() {
+    let Some(mut rig) = on_redis(&[], XADD).await else {
+        return;
+    };
+    let campaign = Campaign {
+        clients: 60,
+        events: 6_000,
+        faults: vec![
+            (Fault::DropStream, 20),
+            (Fault::FlushBus, 4),
+            (Fault::RestartBus, 3),
+            (Fault::CutLinks, 3),
+            (Fault::Blackhole(MILLIS(500)), 2),
+            (Fault::KillNode, 1),
+        ],
+        ..added("redis XADD, data lost", 17, &rig)
+    };
+    let verdict = campaign.run(&mut rig).await;
+    is_true(&verdict);
+    assert!(verdict.covered > 0, "{verdict}");
 }
 
 /// The stream of another service, and Fanfare's own.

@@ -8,10 +8,12 @@ use std::{
 
 use fanfare_testkit::{NatsCluster, NatsServer, RedisServer, eventually};
 
-use super::fault::Fault;
+use super::{fault::Fault, publisher::STREAMS};
 
 /// How long Redis may take to see one large event pass, on a busy machine.
 const BUFFER_FILLS_WITHIN: Duration = Duration::from_secs(20);
+/// How long publishers may take to come back after a loss.
+const THERE_WITHIN: Duration = Duration::from_secs(20);
 
 /// The bus of a rig.
 #[derive(Debug)]
@@ -119,8 +121,32 @@ async fn on_redis(
         Fault::FlushBus => {
             redis.cli(&["FLUSHALL"]).await;
         }
+        Fault::DropStream => drop_stream(redis, rng).await,
         _ => cannot(fault),
     }
+}
+
+/// Deletes one of the streams of which a node has seen an entry: what nobody saw leaves no trace, and
+/// no gap is promised (docs/backends.md).
+const DROP: &str = r"
+    local keys = redis.call('KEYS', ARGV[1])
+    table.sort(keys)
+    local function ms(id) return tonumber(string.match(id, '^%d+')) end
+    for i = 1, #keys do
+        local key = keys[(ARGV[2] + i) % #keys + 1]
+        local seen = redis.call('HGET', 'fanfare:streams:at:' .. key, 'last')
+        local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+        if seen and first and ms(seen) >= ms(first[1]) then return redis.call('DEL', key) end
+    end
+    return 0";
+
+async fn drop_stream(redis: &RedisServer, rng: &mut fastrand::Rng) {
+    let (streams, draw) = (format!("{STREAMS}*"), rng.u16(..).to_string());
+    eventually("a stream is deleted", THERE_WITHIN, || async {
+        let deleted = redis.cli(&["EVAL", DROP, "0", &streams, &draw]).await;
+        (deleted.trim() == "1").then_some(())
+    })
+    .await;
 }
 
 async fn kill_clients(redis: &RedisServer, kind: &str) {

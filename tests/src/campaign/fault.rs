@@ -29,6 +29,8 @@ pub enum Fault {
     PauseBus(Duration),
     /// The bus loses its data.
     FlushBus,
+    /// `DEL` of one of the streams that publishers write to, once a node has seen it.
+    DropStream,
     /// A node is killed (SIGKILL) and started again.
     KillNode,
     /// A node stands still (SIGSTOP) for so long.
@@ -70,6 +72,7 @@ impl fmt::Display for Fault {
             Self::RestartBus => "restart-bus",
             Self::PauseBus(time) => return write!(f, "pause-bus-{}s", time.as_secs()),
             Self::FlushBus => "flush-bus",
+            Self::DropStream => "drop-stream",
             Self::KillNode => "kill-node",
             Self::PauseNode(time) => return write!(f, "pause-node-{}s", time.as_secs()),
             Self::KillRecorder => "kill-recorder",

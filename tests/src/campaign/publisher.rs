@@ -32,6 +32,9 @@ pub enum Way {
     JetStream(Vec<SocketAddr>),
 }
 
+/// What the keys of other services' streams begin with.
+pub(super) const STREAMS: &str = "log:";
+
 /// One publication on its way.
 pub(super) struct Outgoing {
     pub(super) channel: usize,
@@ -185,7 +188,7 @@ impl Publisher {
         match self.way {
             Way::Xadd(_) => [
                 "XADD".into(),
-                format!("log:{rest}"),
+                format!("{STREAMS}{rest}"),
                 "*".into(),
                 "payload".into(),
                 data,

@@ -1,5 +1,8 @@
 //! What one client saw, in order, over all its connections.
 
+/// How many digits the name of an index log has after its letter.
+const INDEX_DIGITS: usize = 12;
+
 /// What one client saw, in order, over all its connections.
 #[derive(Debug, Clone, Default)]
 pub struct Transcript {
@@ -96,12 +99,26 @@ impl<'a> Place<'a> {
 impl GapSeen {
     /// Whether the log began again within the gap, so that what came before may come once more.
     pub fn begins_anew(&self) -> bool {
+        if self.is_of_index() {
+            return false;
+        }
         let life =
             |id: &str| Place::only(id).map(|place| (place.log.to_owned(), place.epoch.to_owned()));
         self.after
             .as_ref()
             .is_none_or(|after| life(after) != life(&self.next))
             || self.cause == "new_epoch"
+    }
+
+    /// Whether it is of the index of a rule over other services' streams, which holds no event: the
+    /// bus lost everything, and so streams that nobody had found. What comes of each stream is told
+    /// by gaps of its own.
+    pub fn is_of_index(&self) -> bool {
+        let Some(next) = Place::only(&self.next) else {
+            return false;
+        };
+        let digits = next.log.strip_prefix('t').unwrap_or_default();
+        digits.len() == INDEX_DIGITS && digits.bytes().all(|digit| digit.is_ascii_alphanumeric())
     }
 
     /// Whether it names the channel.
@@ -127,6 +144,13 @@ impl GapSeen {
             return false;
         };
         let after = self.after.as_deref().map(Place::only);
+        if self.is_of_index() {
+            // Order holds within a log: an event of a stream's new life may come first, to one who by
+            // its id has not been told yet, and is told whenever it comes back.
+            let is_new = |place: Place<'_>| place.epoch == next.epoch && place.log != next.log;
+            let is_untold = |place: Place<'_>| Some(Some(place)) == after;
+            return Place::all(id).any(is_new) && Place::all(id).any(is_untold);
+        }
         // Of an id over several logs, the place in this one: what its client had of it by then.
         Place::all(id).any(|place| {
             let is_in = |bound: &Place<'_>| (bound.log, bound.epoch) == (place.log, place.epoch);
@@ -149,6 +173,9 @@ impl GapSeen {
         let Some(next) = Place::only(&self.next) else {
             return false;
         };
+        if self.is_of_index() {
+            return true;
+        }
         if next.log != place.log || next.epoch == place.epoch && place.offset > next.offset {
             return false;
         }

@@ -53,6 +53,16 @@ fn anew(scope: &str, next: usize) -> Seen {
     })
 }
 
+/// Streams that nobody had found were lost.
+fn of_index(log: &str) -> Seen {
+    Seen::Gap(GapSeen {
+        scope: "o.*".into(),
+        cause: "new_epoch".into(),
+        after: Some(format!("{log}.1.0")),
+        next: format!("{log}.2.0"),
+    })
+}
+
 /// Everything, in order.
 fn whole() -> Vec<Seen> {
     let mut seen = vec![Seen::Joined(vec![0, 0])];
@@ -162,6 +172,7 @@ fn a_gap_covers_what_it_names_and_has_room_for() {
         gap("o.*", 6, 7),
         gap(">", 1, 20),
         anew("o.a", 7),
+        of_index("t0123456789ab"),
     ] {
         let mut seen = whole();
         seen[at(0, 3)] = covering.clone();
@@ -181,6 +192,7 @@ fn a_gap_that_does_not_cover_hides_nothing() {
     let mut elsewhere = vec![gap("o.b", 5, 8), gap("o.a.*", 5, 8), gap("o", 5, 8)];
     // The bounds leave no room.
     elsewhere.extend([gap("o.a", 7, 9), gap("o.a", 1, 6), anew("o.a", 6)]);
+    elsewhere.push(of_index("s0123456789ab"));
     for other in elsewhere {
         let mut seen = whole();
         seen[at(0, 3)] = other.clone();
@@ -215,6 +227,19 @@ fn a_gap_that_comes_late_covers_if_what_came_before_it_lies_within() {
     assert_eq!(late(gap("o.b", 6, 9)).missing, 1);
 }
 
+/// Order holds within a log: of another log, the index's gap may come after an event of the new life.
+#[test]
+fn a_gap_of_the_index_covers_what_its_client_was_not_told_yet() {
+    let Seen::Gap(gap) = of_index("t0123456789ab") else {
+        unreachable!();
+    };
+    assert!(gap.encloses("s1.2.7~t0123456789ab.1.0"));
+    // It was told, the event is of the old life, or the index is another.
+    assert!(!gap.encloses("s1.2.7~t0123456789ab.2.0"));
+    assert!(!gap.encloses("s1.1.7~t0123456789ab.1.0"));
+    assert!(!gap.encloses("s1.2.7~t0123456789xy.1.0"));
+}
+
 #[test]
 fn a_gap_over_nothing_is_idle() {
     let mut seen = whole();
@@ -238,6 +263,7 @@ fn what_comes_again_is_allowed_where_the_log_began_anew_alone() {
     assert_eq!((verdict.repeated, verdict.delivered), (2, 20));
     assert_eq!(again(gap("o.a", 5, 8)).duplicates, 2);
     assert_eq!(again(anew("o.b", 0)).duplicates, 2);
+    assert_eq!(again(of_index("t0123456789ab")).duplicates, 2);
 }
 
 #[test]
