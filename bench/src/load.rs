@@ -35,8 +35,10 @@ use crate::{
 const CONNECTING: usize = 128;
 /// Clients first, publishers from here on.
 const PUBLISHERS: usize = usize::MAX / 2;
-/// Between connecting and looking at memory, for allocators and tasks to settle.
+/// Between connecting and measuring, for tasks to settle.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Before a look at the memory of idle clients: allocators give back what became free.
+const SETTLE_IDLE: Duration = Duration::from_secs(4);
 /// How long nothing at all may happen before a run is given up.
 const STALLED: Duration = Duration::from_secs(20);
 
@@ -89,11 +91,7 @@ struct Usage {
 pub(crate) fn run(plan: Plan) -> Result<Measured, Box<dyn Error>> {
     let mut generator = Generator::new(plan)?;
     let mut measured = generator.connect_all()?;
-    if generator
-        .flows
-        .iter()
-        .any(|flow| flow.plan.pace != Pace::Idle)
-    {
+    if !generator.is_idle() {
         generator.measure(&mut measured)?;
     }
     let published = |seat: &Seat| generator.flows[seat.flow].channels[seat.channel].published;
@@ -128,6 +126,12 @@ impl Generator {
         })
     }
 
+    /// Whether nothing is published.
+    fn is_idle(&self) -> bool {
+        let mut flows = self.flows.iter();
+        flows.all(|flow| flow.plan.pace == Pace::Idle)
+    }
+
     fn connect_all(&mut self) -> Result<Measured, Box<dyn Error>> {
         for index in 0..self.plan.flows.len() {
             let flow = &self.plan.flows[index];
@@ -148,7 +152,8 @@ impl Generator {
             self.give_up_if(late || self.totals.unopened > 0, "connecting")?;
         }
         let after = self.usage()?;
-        let settled = Instant::now() + SETTLE;
+        let settle = if self.is_idle() { SETTLE_IDLE } else { SETTLE };
+        let settled = Instant::now() + settle;
         while Instant::now() < settled {
             self.turn()?;
         }

@@ -70,7 +70,8 @@ fn parse_stat(stat: &str) -> (u64, u64) {
     (user, numbers.next().unwrap_or_default())
 }
 
-/// Proportional set size in bytes (`proc(5)`, `smaps_rollup`): memory of user space alone.
+/// Proportional set size in bytes (`proc(5)`, `smaps_rollup`) without what is of files: memory of
+/// user space that the work takes, not the program's own text, which is read in as it is first run.
 ///
 /// # Errors
 /// Where a process is gone.
@@ -78,9 +79,12 @@ pub(crate) fn pss(pids: &[u32]) -> io::Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let line = rollup.lines().find(|line| line.starts_with("Pss:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        sum += kib.unwrap_or_default() * 1024;
+        let of = |name: &str| {
+            let line = rollup.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        let kib = ["Pss_Anon:", "Pss_Shmem:"].map(|name| of(name).unwrap_or_default());
+        sum += kib.iter().sum::<u64>() * 1024;
     }
     Ok(sum)
 }
