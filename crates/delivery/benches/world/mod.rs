@@ -40,6 +40,8 @@ impl World {
         let broker = Arc::new(MemoryBroker::new(MemoryConfig::default(), metrics));
         let config = DeliveryConfig {
             shards: 1,
+            // The bodies are read here, and a runtime without I/O watches no sockets.
+            socket: false,
             ..DeliveryConfig::default()
         };
         let metrics = Metrics::register(&Registry::new()).unwrap();
