@@ -539,9 +539,7 @@ async fn jetstream_of_three_under_faults() {
         ],
         ..campaign("jetstream R3, faults", 16, DURABLE)
     };
-    // A server that comes back may be behind for a moment, and is then taken to have lost something:
-    // told too often, never too seldom.
-    is_true(&campaign.run(&mut rig).await);
+    is_whole(&campaign.run(&mut rig).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

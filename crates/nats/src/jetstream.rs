@@ -26,6 +26,7 @@ mod read;
 mod ring;
 mod store;
 mod stream;
+mod tenure;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Instant};

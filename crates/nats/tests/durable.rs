@@ -344,6 +344,39 @@ const OTHERS: Stock = Stock {
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_was_deleted_is_a_gap_to_cursors_and_followers() {
+    let Some(js) = Js::start().await else { return };
+    js.make("ORDERS", "orders.>").await;
+    let wire = Wire::to(js.server.port()).await;
+    let warm = node(OTHERS.config(js.server.url()), DurableConfig::default()).await;
+    let cut = OTHERS.config(format!("nats://{}", wire.address));
+    let cut = node(cut, DurableConfig::default()).await;
+    let (mut feed, _held) = follow(&cut, "orders.>").await;
+    put(&warm, "orders.a", "0").await;
+    assert_eq!(data(&mut feed, 1).await, numbers(0..1));
+    wire.cut();
+    put(&warm, "orders.a", "1").await;
+    let gone = put(&warm, "orders.a", "2").await;
+    for seq in [2, 3] {
+        js.done("STREAM.MSG.DELETE.ORDERS", json!({ "seq": seq }))
+            .await;
+    }
+    wire.mend();
+    green(&cut).await;
+    // Nothing comes any more up to where the stream ends, which is known.
+    let cold = node(OTHERS.config(js.server.url()), DurableConfig::default()).await;
+    for node in [&cut, &cold] {
+        assert_eq!(
+            after(node, &gone, &["orders.a"]).await,
+            ["[orders.a evicted]"]
+        );
+    }
+    put(&warm, "orders.a", "3").await;
+    assert_eq!(feed.gap().await.cause, GapCause::Evicted);
+    assert_eq!(data(&mut feed, 1).await, ["3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn purged_and_deleted_messages_are_a_gap_on_any_node() {
     let Some(js) = Js::start().await else { return };
     js.make("ORDERS", "orders.>").await;

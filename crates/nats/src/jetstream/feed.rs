@@ -18,8 +18,8 @@ use super::{
     log::{Log, Standing},
     message::{Delivery, Entry},
     place::{Place, born},
-    read::{Consumer, nanos},
-    stream::Info,
+    read::{Consumer, Made, PLACINGS, nanos},
+    stream::{Info, LOOK_EVERY},
     wire::Trouble,
 };
 
@@ -33,6 +33,9 @@ const ABANDONED: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 /// How often the memory is looked through for what is too old.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How often a consumer must find nothing where the stream's leader has something, before that is
+/// believed: not all that it counts need be there.
+const EMPTY_LOOKS: usize = 2;
 /// How many messages are looked at to find the last one that survived.
 const SEARCHED: u64 = 4096;
 
@@ -107,8 +110,9 @@ async fn follow(log: &Arc<Log>, linger: Duration, longest_delay: Duration) {
 async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<End, Trouble> {
     // Before the stream is looked at: a cut after this is seen.
     let connection = log.stream.wire.connection();
-    let info = log.stream.attend().await?;
     let standing = log.standing();
+    let look = log.stream.ends_before(standing.reached, standing.born);
+    let (info, lost) = look.await?;
     let life = born(&info.created);
     let (first, last) = (info.state.first_seq, info.state.last_seq);
     if !standing.began {
@@ -122,7 +126,7 @@ async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<En
         if *fresh {
             log.hush(last);
         }
-    } else if last < standing.reached {
+    } else if lost {
         return torn(log, &standing, &info).await;
     } else if *fresh {
         let replay = log.config.replay_messages as u64;
@@ -136,35 +140,22 @@ async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<En
     let healing = if *fresh { 0 } else { last };
     *fresh = false;
 
-    let client = &log.stream.wire.client;
-    let inbox = client.new_inbox();
-    let subscribed = client.subscribe(inbox.clone()).await;
-    let messages = subscribed.map_err(|why| Trouble::Odd(why.to_string()))?;
     let has_head = standing.head.check != 0;
-    let from = if has_head {
-        standing.head.seq
-    } else {
-        standing.reached + 1
-    };
-    let consumer = Consumer {
-        deliver_subject: Some(&inbox),
-        flow_control: true,
-        idle_heartbeat: Some(nanos(HEARTBEAT)),
-        ..Consumer::default()
-    };
-    let made = log.stream.consumer(from, ABANDONED, consumer).await?;
+    let from = standing.head.seq + u64::from(!has_head);
+    let (made, messages) = listen(log, &info, from).await?;
     let mut session = Session {
         log,
         delivered: 0,
         head: has_head.then_some(standing.head),
         doubt: false,
-        reached: standing.reached,
+        taken: standing.head.seq,
+        last,
+        alone: info.is_alone(),
+        idle: false,
         healing,
     };
     if made.num_pending == 0 {
-        session.doubt = session.head.take().is_some();
-        session.reached = session.reached.max(last);
-        log.reached(last);
+        session.nothing_waits();
     }
     log.flows(true);
     log.metrics.subscriptions.inc();
@@ -175,6 +166,36 @@ async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<En
         End::Torn => torn(log, &log.standing(), &info).await,
         end => Ok(end),
     }
+}
+
+/// Makes the consumer, from a sequence on, and listens to it.
+async fn listen(log: &Log, info: &Info, from: u64) -> Result<(Made, Subscriber), Trouble> {
+    let stream = &log.stream;
+    // The leader has something there, unless all of it was deleted.
+    let expects = !info.is_alone() && info.state.last_seq >= from.max(info.state.first_seq);
+    let mut empty = 0;
+    for _ in 0..PLACINGS {
+        // Each has its own: what one that was ended had sent already is none of the next one's.
+        let inbox = stream.wire.client.new_inbox();
+        let subscribed = stream.wire.client.subscribe(inbox.clone()).await;
+        let messages = subscribed.map_err(|why| Trouble::Odd(why.to_string()))?;
+        let consumer = Consumer {
+            deliver_subject: Some(&inbox),
+            flow_control: true,
+            idle_heartbeat: Some(nanos(HEARTBEAT)),
+            ..Consumer::default()
+        };
+        let Some(made) = stream.consumer(from, ABANDONED, consumer).await? else {
+            continue;
+        };
+        if made.num_pending > 0 || !expects || empty == EMPTY_LOOKS {
+            return Ok((made, messages));
+        }
+        empty += 1;
+        stream.end(&made.name).await;
+        sleep(LOOK_EVERY).await;
+    }
+    Err(Trouble::Behind)
 }
 
 /// After which sequence a node begins that has seen nothing: so that what it then reads is about as
@@ -201,17 +222,17 @@ async fn torn(log: &Arc<Log>, standing: &Standing, info: &Info) -> Result<End, T
         check: 0,
     };
     let mut reading = log.stream.read(from, None).await?;
-    'search: loop {
-        let entries = reading.next(512, 8 << 20).await?;
+    let mut next = from;
+    while next <= last {
+        let left = usize::try_from(last - next + 1).unwrap_or(usize::MAX);
+        let entries = reading.next(left.min(512), 8 << 20).await?;
         if entries.is_empty() {
             break;
         }
         for entry in entries {
             let here = entry.place;
-            if here.seq > last {
-                break 'search;
-            }
-            if log.checked(here.seq) == Some(here.check) {
+            next = here.seq + 1;
+            if here.seq <= last && log.checked(here.seq) == Some(here.check) {
                 survived = here;
             }
         }
@@ -236,7 +257,14 @@ struct Session<'l> {
     head: Option<Place>,
     /// That message is gone: what follows it may be, too.
     doubt: bool,
-    reached: u64,
+    /// The newest message that was handed on.
+    taken: u64,
+    /// Where the stream ended before the consumer was made.
+    last: u64,
+    /// Whether one server has all there is.
+    alone: bool,
+    /// Nothing waits to be delivered.
+    idle: bool,
     /// What comes up to there was missed live.
     healing: u64,
 }
@@ -306,22 +334,32 @@ impl Session<'_> {
         }
         self.delivered = delivery.nth;
         let entry = Entry::read(message, &delivery, &self.log.stream.subjects);
-        if let Some(head) = self.head.take() {
+        self.idle = delivery.pending == 0;
+        if let Some(head) = self.head.take()
+            && entry.place != head
+        {
             if delivery.seq == head.seq {
-                return (entry.place != head).then_some(End::Torn);
+                return Some(End::Torn);
             }
             self.doubt = true;
         }
-        if delivery.seq <= self.reached {
-            return None;
+        if delivery.seq > self.taken {
+            self.taken = delivery.seq;
+            if delivery.seq <= self.healing {
+                self.log.metrics.healed.inc();
+            }
+            self.log.take(entry, std::mem::take(&mut self.doubt));
         }
-        let hole = std::mem::take(&mut self.doubt) || delivery.seq > self.reached + 1;
-        self.reached = delivery.seq;
-        if delivery.seq <= self.healing {
-            self.log.metrics.healed.inc();
+        if self.idle && self.alone {
+            self.nothing_waits();
         }
-        self.log.take(entry, hole);
         None
+    }
+
+    /// What stood up to the end of the stream, as it was before the consumer was made, and was not
+    /// delivered, is deleted.
+    fn nothing_waits(&self) {
+        self.log.reached(self.last);
     }
 
     async fn status(&mut self, message: Message) -> Option<End> {
@@ -338,6 +376,10 @@ impl Session<'_> {
             let client = &self.log.stream.wire.client;
             // Where the client cannot, its connection is gone, which is noticed elsewhere.
             let _ = client.publish(reply, Bytes::new()).await;
+        }
+        // A replica may be a moment behind; one that has nothing for as long as this has all.
+        if self.idle {
+            self.nothing_waits();
         }
         let last = header("Nats-Last-Consumer").and_then(|last| last.parse::<u64>().ok());
         let missed = last.is_some_and(|last| last > self.delivered);

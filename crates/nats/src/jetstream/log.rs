@@ -262,13 +262,13 @@ impl Log {
         state.store.push_gap(gap);
     }
 
-    /// Takes the next message. `hole` says that messages before it, after the newest one that was
-    /// taken, are gone.
-    pub(super) fn take(&self, entry: Entry, hole: bool) {
+    /// Takes the next message. `doubt` says that the newest one that was taken is gone, so that others
+    /// behind it may be.
+    pub(super) fn take(&self, entry: Entry, doubt: bool) {
         self.metrics.events.inc();
         let mut state = self.state.lock();
         let here = entry.place;
-        if hole {
+        if doubt || here.seq > state.head.seq + 1 {
             self.hole(&mut state, here);
         }
         let loud = here.seq > state.silent;
@@ -287,7 +287,7 @@ impl Log {
         }
         state.ring.push(here);
         state.head = here;
-        state.reached = here.seq;
+        state.reached = state.reached.max(here.seq);
         state.store.advance(here.offset());
         self.tell_stage(&state);
     }
@@ -343,7 +343,8 @@ impl Log {
 
     /// Messages before `here` were gone before they came: nobody knows whose they were.
     fn hole(&self, state: &mut State, here: Place) {
-        if here.seq <= state.silent {
+        let silent = state.silent;
+        if here.seq <= silent || (state.head.seq < silent && here.seq == silent + 1) {
             // Nobody followed. What is kept begins anew.
             state.floor = here.seq - 1;
             return;

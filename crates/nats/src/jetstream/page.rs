@@ -60,12 +60,17 @@ impl Log {
     ) -> Result<History, Trouble> {
         let _want = self.want();
         let info = self.settled(patience).await?;
+        let lost = match &query.since {
+            Since::After(cursor) => self.lost(cursor, patience).await?,
+            _ => false,
+        };
         self.forget_deleted(&info).await?;
         let standing = self.standing();
         let page = Page {
             log: self,
             query,
             standing,
+            lost,
             reads,
         };
         match &query.since {
@@ -113,6 +118,26 @@ impl Log {
         }
         Err(stage.failing.unwrap_or(Trouble::NoAnswer))
     }
+
+    /// Whether the stream surely ends before a cursor. Else waits until this node stands there: the
+    /// cursor may be from another node, a little ahead.
+    async fn lost(&self, cursor: &Position, patience: Duration) -> Result<bool, Trouble> {
+        let standing = self.standing();
+        let Some(Place { seq, .. }) = Place::of(cursor.offset) else {
+            return Ok(true);
+        };
+        if cursor.epoch != standing.epoch || seq <= standing.reached {
+            return Ok(false);
+        }
+        let (_, lost) = self.stream.ends_before(seq, standing.born).await?;
+        if !lost {
+            let mut stage = self.stage.subscribe();
+            let there = stage.wait_for(|s| s.born != standing.born || s.reached >= seq);
+            // Where it does not come there in time, the cursor cannot be looked at: see `find`.
+            let _ = timeout(patience, there).await;
+        }
+        Ok(lost)
+    }
 }
 
 /// A page that is being made.
@@ -120,6 +145,8 @@ struct Page<'p> {
     log: &'p Arc<Log>,
     query: &'p HistoryQuery,
     standing: Standing,
+    /// The stream surely ends before the cursor.
+    lost: bool,
     reads: &'p Semaphore,
 }
 
@@ -144,10 +171,14 @@ impl Page<'_> {
 
     /// Compares a cursor with the message that stands there.
     async fn find(&self, cursor: &Position) -> Result<Found, Trouble> {
-        let place = Place::of(cursor.offset).filter(|place| place.seq <= self.standing.reached);
-        let Some(place) = place.filter(|_| cursor.epoch == self.standing.epoch) else {
+        let place = Place::of(cursor.offset).filter(|_| cursor.epoch == self.standing.epoch);
+        let Some(place) = place else {
             return Ok(Found::Elsewhere);
         };
+        if place.seq > self.standing.reached {
+            // Nobody knows yet what stands there, unless nothing does.
+            return self.lost.then_some(Found::Elsewhere).ok_or(Trouble::Behind);
+        }
         let seq = place.seq;
         if seq == 0 {
             return Ok(Found::After(0));
@@ -156,6 +187,7 @@ impl Page<'_> {
             Some(check) => Some(check).filter(|check| *check != 0),
             None => {
                 let _read = self.reads.acquire().await.map_err(|_| Trouble::Closed)?;
+                self.whole().await?;
                 let entry = self.log.stream.message(seq, None).await?;
                 let entry = entry.filter(|entry| entry.place.seq == seq);
                 entry.map(|entry| entry.place.check)
@@ -259,6 +291,7 @@ impl Page<'_> {
             return Ok(page);
         }
         let _read = self.reads.acquire().await.map_err(|_| Trouble::Closed)?;
+        self.whole().await?;
         let mut window = WINDOW;
         loop {
             let from = info
@@ -356,7 +389,7 @@ impl Page<'_> {
     /// Reads the stream behind a sequence, and where it stands afterwards.
     async fn read(&self, after: u64) -> Result<(Cut, Arc<Info>), Trouble> {
         let _read = self.reads.acquire().await.map_err(|_| Trouble::Closed)?;
-        let info = self.log.stream.attend().await?;
+        let info = self.whole().await?;
         let cut = match self.log.stream.filter(&info, &self.query.channels) {
             Ok(filter) => self.cut(after, filter.as_deref()).await?,
             Err(()) => Cut {
@@ -367,6 +400,13 @@ impl Page<'_> {
         };
         // Now: what was taken away before it could be read is seen.
         Ok((cut, self.same_life().await?))
+    }
+
+    /// Where the stream stands, if whoever leads it has all that this node has seen of it.
+    async fn whole(&self) -> Result<Arc<Info>, Trouble> {
+        let info = self.log.stream.attend().await?;
+        let whole = info.state.last_seq >= self.standing.head.seq;
+        whole.then_some(info).ok_or(Trouble::Behind)
     }
 
     /// Where the stream stands, if it is still the one that was asked for.

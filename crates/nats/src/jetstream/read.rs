@@ -11,11 +11,14 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     message::{Delivery, Entry},
     stream::{Info, Stream},
+    tenure::Cluster,
     wire::Trouble,
 };
 
 /// How long the server keeps a consumer that nobody asks.
 const IDLE: Duration = Duration::from_secs(10);
+/// How many consumers are made at most until one is at a server that is not behind.
+pub(super) const PLACINGS: usize = 8;
 /// How long a batch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,8 @@ pub(super) struct Made {
     /// How many messages wait for it.
     #[serde(default)]
     pub(super) num_pending: u64,
+    #[serde(default)]
+    cluster: Option<Cluster>,
 }
 
 #[derive(Serialize)]
@@ -64,13 +69,14 @@ struct Next {
 }
 
 impl Stream {
-    /// Makes a consumer from a sequence on.
+    /// Makes a consumer from a sequence on. `None` where the servers put it at one that is behind
+    /// the stream's leader, which would say that there is nothing more; it is ended again.
     pub(super) async fn consumer(
         &self,
         from: u64,
         inactive: Duration,
         consumer: Consumer<'_>,
-    ) -> Result<Made, Trouble> {
+    ) -> Result<Option<Made>, Trouble> {
         let config = Consumer {
             deliver_policy: "by_start_sequence",
             opt_start_seq: from.max(1),
@@ -86,7 +92,15 @@ impl Stream {
             config,
         };
         let verb = format!("CONSUMER.CREATE.{}", self.name);
-        self.wire.ask(&verb, &create).await
+        let made: Made = self.wire.ask(&verb, &create).await?;
+        let Some(server) = made.cluster.as_ref().and_then(Cluster::leader) else {
+            return Ok(Some(made));
+        };
+        if self.newest().await?.is_current(server) || self.info().await?.is_current(server) {
+            return Ok(Some(made));
+        }
+        self.end(&made.name).await;
+        Ok(None)
     }
 
     /// Ends a consumer, without waiting for it.
@@ -102,16 +116,20 @@ impl Stream {
         from: u64,
         filter: Option<&str>,
     ) -> Result<Reading, Trouble> {
-        let consumer = Consumer {
-            filter_subject: filter,
-            ..Consumer::default()
-        };
-        let made = self.consumer(from, IDLE, consumer).await?;
-        Ok(Reading {
-            stream: self.clone(),
-            name: made.name,
-            pending: made.num_pending,
-        })
+        for _ in 0..PLACINGS {
+            let consumer = Consumer {
+                filter_subject: filter,
+                ..Consumer::default()
+            };
+            if let Some(made) = self.consumer(from, IDLE, consumer).await? {
+                return Ok(Reading {
+                    stream: self.clone(),
+                    name: made.name,
+                    pending: made.num_pending,
+                });
+            }
+        }
+        Err(Trouble::Behind)
     }
 
     /// The message at a sequence, or else the next one.

@@ -9,18 +9,27 @@ use std::{
 use async_nats::jetstream::stream::{
     Compression, Config, DiscardPolicy, RetentionPolicy, StorageType,
 };
-use fanfare_core::{BrokerError, ErrorKind, Pattern, RetentionRule};
+use fanfare_core::{BrokerError, Epoch, ErrorKind, Pattern, RetentionRule};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{
     config::DurableConfig,
+    place::born,
+    tenure::{Cluster, Tenure},
     wire::{Trouble, Wire},
 };
 use crate::{config::bad, error::error, subjects::Subjects};
 
 /// The most channels whose counts are looked at to tell who lost something.
 const COUNTED: u64 = 100_000;
+/// How often a stream is looked at whose end is before what is known.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// For how long at least a stream of several copies must end before what is known, however long its
+/// leader leads.
+const SHORTEST_DOUBT: Duration = Duration::from_millis(500);
+/// After how long it is given up to find out; who asks comes again.
+const LONGEST_DOUBT: Duration = Duration::from_secs(8);
 
 /// A stream.
 #[derive(Debug)]
@@ -32,6 +41,7 @@ pub(super) struct Stream {
     own: Option<Box<Config>>,
     /// The newest answer, and when it was asked for.
     newest: Mutex<Option<(Instant, Arc<Info>)>>,
+    tenure: parking_lot::Mutex<Tenure>,
 }
 
 /// What the server says of a stream.
@@ -60,12 +70,6 @@ pub(super) struct State {
     pub(super) subjects: Option<HashMap<String, u64>>,
 }
 
-#[derive(Deserialize, Debug)]
-struct Cluster {
-    #[serde(default)]
-    leader: Option<String>,
-}
-
 #[derive(Serialize, Default)]
 struct InfoRequest {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -77,6 +81,17 @@ struct InfoRequest {
 }
 
 impl Info {
+    /// Whether one server has all there is, so that what it says of the stream is so.
+    pub(super) fn is_alone(&self) -> bool {
+        self.config.num_replicas <= 1
+    }
+
+    /// Whether a server has all of the stream that its leader has.
+    pub(super) fn is_current(&self, server: &str) -> bool {
+        let cluster = self.cluster.as_ref();
+        self.is_alone() || cluster.is_none_or(|cluster| cluster.is_current(server))
+    }
+
     /// Whether only its limits take messages away, from each subject the oldest first: what can be
     /// proved of such a stream, nobody's deleting can make untrue.
     pub(super) fn only_limits_take(&self) -> bool {
@@ -124,6 +139,7 @@ impl Stream {
             wire,
             own: Some(Box::new(wanted)),
             newest: Mutex::default(),
+            tenure: parking_lot::Mutex::default(),
         }
     }
 
@@ -135,6 +151,7 @@ impl Stream {
             wire,
             own: None,
             newest: Mutex::default(),
+            tenure: parking_lot::Mutex::default(),
         }
     }
 
@@ -266,6 +283,43 @@ impl Stream {
         }
     }
 
+    /// Where it stands now, and whether it surely ends before `seq`, which it once reached in the
+    /// life of `life`.
+    ///
+    /// # Errors
+    /// [`Trouble::Behind`] where that cannot be told: its leader may be behind.
+    pub(super) async fn ends_before(
+        &self,
+        seq: u64,
+        life: Option<Epoch>,
+    ) -> Result<(Arc<Info>, bool), Trouble> {
+        let began = Instant::now();
+        loop {
+            let info = self.attend().await?;
+            if info.state.last_seq >= seq || Some(born(&info.created)) != life {
+                return Ok((info, false));
+            }
+            let doubted = began.elapsed();
+            let believed = doubted >= SHORTEST_DOUBT && self.tenure.lock().is_long();
+            if info.is_alone() || believed {
+                return Ok((info, true));
+            }
+            if doubted >= LONGEST_DOUBT {
+                return Err(Trouble::Behind);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The newest answer to where it stands, however old.
+    pub(super) async fn newest(&self) -> Result<Arc<Info>, Trouble> {
+        let newest = self.newest.lock().await.clone();
+        match newest {
+            Some((_, info)) => Ok(info),
+            None => self.info().await,
+        }
+    }
+
     /// Where it stands, asked for after the call was made. Callers at a time share an answer: a
     /// storm of them asks the server about as often as one of them.
     pub(super) async fn info(&self) -> Result<Arc<Info>, Trouble> {
@@ -284,9 +338,12 @@ impl Stream {
 
     async fn ask_info(&self, request: &InfoRequest) -> Result<Info, Trouble> {
         let verb = format!("STREAM.INFO.{}", self.name);
-        let info: Info = self.wire.ask(&verb, request).await?;
-        if matches!(&info.cluster, Some(Cluster { leader }) if leader.as_deref().unwrap_or("").is_empty())
-        {
+        let asked = Instant::now();
+        let answer = self.wire.ask::<Info>(&verb, request).await;
+        let cluster = answer.as_ref().ok().and_then(|info| info.cluster.as_ref());
+        self.tenure.lock().look(cluster, asked);
+        let info = answer?;
+        if matches!(&info.cluster, Some(cluster) if cluster.leader().is_none()) {
             return Err(Trouble::Nobody);
         }
         Ok(info)

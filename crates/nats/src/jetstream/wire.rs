@@ -63,6 +63,8 @@ pub(super) enum Trouble {
     NoAnswer,
     /// Nobody is there who could do it: no JetStream, no such stream, or no leader now.
     Nobody,
+    /// Who answers for the stream has less of it than is known, and may be behind.
+    Behind,
     /// It said no.
     Refused {
         /// As of HTTP.
@@ -93,6 +95,10 @@ impl Trouble {
             Self::Nobody => (
                 ErrorKind::Unavailable,
                 "no stream takes it now: it is missing, or has no leader".into(),
+            ),
+            Self::Behind => (
+                ErrorKind::Unavailable,
+                "the stream's servers may be behind what is known of it".into(),
             ),
             Self::Refused { code, number, why } => {
                 let kind = match code {

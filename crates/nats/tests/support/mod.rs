@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod jetstream;
+pub(crate) mod liar;
 pub(crate) mod wire;
 
 use std::{
