@@ -196,6 +196,16 @@ mod tests {
         }
     }
 
+    /// The client keeps headers of different names in no order.
+    fn sorted(tags: &Tags) -> Tags {
+        let mut all: Vec<_> = tags
+            .iter()
+            .map(|(n, v)| (n.to_owned(), v.to_owned()))
+            .collect();
+        all.sort();
+        all.into_iter().collect()
+    }
+
     proptest! {
         #[test]
         fn reads_back_what_it_wrote(
@@ -216,10 +226,12 @@ mod tests {
             let expected = Envelope {
                 event_type,
                 key: None,
-                tags: publication.tags,
+                tags: sorted(&publication.tags),
                 published_at: own.then_some(now),
             };
-            prop_assert_eq!(decode(Some(&headers), &names), Ok(expected));
+            let mut read = decode(Some(&headers), &names).unwrap();
+            read.tags = sorted(&read.tags);
+            prop_assert_eq!(read, expected);
         }
 
         #[test]
