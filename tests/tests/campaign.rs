@@ -508,6 +508,28 @@ async fn jetstream_under_faults_of_links_and_nodes() {
     is_whole(&campaign.run(&mut rig).await);
 }
 
+/// A server that is killed keeps what it acknowledged: only the machine's end loses more.
+#[tokio::test(flavor = "multi_thread")]
+async fn jetstream_under_kills_of_its_only_server() {
+    let Some(mut rig) = on_nats(JETSTREAM).await else {
+        return;
+    };
+    let campaign = Campaign {
+        clients: 60,
+        events: 5_000,
+        prefix: "orders",
+        ways: vec![Way::JetStream(vec![rig.bus()])],
+        faults: vec![
+            (Fault::RestartBus, 6),
+            (Fault::PauseBus(SECONDS(3)), 1),
+            (Fault::CutLinks, 4),
+            (Fault::KillNode, 2),
+        ],
+        ..campaign("jetstream, its only server killed", 17, DURABLE)
+    };
+    is_whole(&campaign.run(&mut rig).await);
+}
+
 /// Three servers, streams of three replicas: what one of them loses, two have.
 #[tokio::test(flavor = "multi_thread")]
 async fn jetstream_of_three_under_faults() {
