@@ -220,14 +220,20 @@ pub(crate) fn all() -> Vec<Scenario> {
         ),
         new(
             "write-delay",
-            "1x1000 at 100/s: milliseconds for CPU",
+            "1x100 at 1,000/s: milliseconds for CPU",
             false,
-            one(flow("c", 1, 1000, 100, Pace::PerSecond(100.0))),
+            Load::FanOut {
+                flows: vec![flow("c", 1, 100, 100, Pace::PerSecond(1000.0))],
+                storm: None,
+                measure_ms: 4000,
+            },
             vec![
                 FANFARE,
+                shards("fanfare-1ms", "[delivery]\nwrite_delay = \"1ms\"\n"),
+                shards("fanfare-2ms", "[delivery]\nwrite_delay = \"2ms\"\n"),
                 shards("fanfare-5ms", "[delivery]\nwrite_delay = \"5ms\"\n"),
+                shards("fanfare-10ms", "[delivery]\nwrite_delay = \"10ms\"\n"),
                 shards("fanfare-20ms", "[delivery]\nwrite_delay = \"20ms\"\n"),
-                shards("fanfare-100ms", "[delivery]\nwrite_delay = \"100ms\"\n"),
             ],
         ),
     ]

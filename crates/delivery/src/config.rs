@@ -41,6 +41,13 @@ pub struct DeliveryConfig {
     /// What to do with a subscriber that is slow; the first rule that selects the channel,
     /// else [`SlowPolicy::Close`].
     pub slow: Vec<SlowRule>,
+    /// How long events may wait to be written together with later ones, on channels that no rule
+    /// of `write_delays` selects; zero writes at once. Counted in whole milliseconds, at most
+    /// [`MAX_WRITE_DELAY`](Self::MAX_WRITE_DELAY).
+    pub write_delay: Duration,
+    /// The same for some channels; the first rule that selects a channel counts. Of different
+    /// delays, those beyond [`MAX_WRITE_DELAYS`](Self::MAX_WRITE_DELAYS) are taken for zero.
+    pub write_delays: Vec<WriteDelayRule>,
     /// Bounds of this node's feed.
     pub feed: FeedBounds,
 }
@@ -63,12 +70,19 @@ impl Default for DeliveryConfig {
             stall_timeout: Duration::from_secs(30),
             retry: Duration::from_secs(2),
             slow: Vec::new(),
+            write_delay: Duration::ZERO,
+            write_delays: Vec::new(),
             feed: FeedBounds::default(),
         }
     }
 }
 
 impl DeliveryConfig {
+    /// The longest that a write may be delayed.
+    pub const MAX_WRITE_DELAY: Duration = Duration::from_secs(1);
+    /// The most delays, other than zero, that differ.
+    pub const MAX_WRITE_DELAYS: usize = 8;
+
     /// What to do when an event of `channel` does not fit into an outbox.
     pub(crate) fn slow_policy(&self, channel: &fanfare_core::Channel) -> SlowPolicy {
         let rule = self.slow.iter().find(|rule| rule.channels.matches(channel));
@@ -88,6 +102,15 @@ pub struct SlowRule {
     pub channels: Pattern,
     /// The policy.
     pub policy: SlowPolicy,
+}
+
+/// How long the events of which channels may wait to be written.
+#[derive(Clone, Debug)]
+pub struct WriteDelayRule {
+    /// The channels.
+    pub channels: Pattern,
+    /// How long; zero writes at once.
+    pub delay: Duration,
 }
 
 /// What to do with a subscriber that is slow.

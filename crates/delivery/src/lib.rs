@@ -32,7 +32,7 @@ mod ring;
 mod shard;
 
 pub use close::CloseReason;
-pub use config::{DeliveryConfig, SlowPolicy, SlowRule};
+pub use config::{DeliveryConfig, SlowPolicy, SlowRule, WriteDelayRule};
 pub use cursor::{Cursor, InvalidCursor};
 pub use filter::{Filter, View};
 pub use frame::event_json;

@@ -9,6 +9,7 @@ mod backlog;
 mod boarding;
 mod catch_up;
 mod class;
+mod delay;
 mod door;
 mod fetches;
 mod late;
@@ -102,6 +103,7 @@ pub(crate) struct Shard {
     overfull: VecDeque<(Millis, Key)>,
     runs: Runs,
     dirty: Dirty,
+    delays: delay::Delays,
     /// Slots whose sockets are not watched yet.
     arrivals: Vec<u32>,
     /// Numbers what passes, so that a subscriber whose patterns overlap gets it once.
@@ -134,6 +136,7 @@ impl Shard {
     pub(crate) fn new(config: Arc<DeliveryConfig>, metrics: Metrics, map: LogMap) -> Self {
         Self {
             ring: Ring::new(config.ring_bytes),
+            delays: delay::Delays::new(&config),
             config,
             classes: Classes::new(metrics.clone()),
             metrics,
@@ -222,11 +225,13 @@ impl Shard {
             tally,
             runs,
             dirty,
+            delays,
             turn,
             now,
             ..
         } = self;
         let is_late = holds.is_late(log);
+        let delay = delays.of(&event.channel);
         let (mut new_to, mut unclear) = (Vec::new(), Vec::new());
         runs.next_piece();
         let mut overfull: Vec<(u32, Bytes)> = Vec::new();
@@ -268,7 +273,10 @@ impl Shard {
                             member.heard = *now;
                             tally.frames += 1;
                             tally.bytes += bytes.len() as u64;
-                            dirty.add(member, *slot, slots.len());
+                            match delay {
+                                Some(lane) => delays.hold(lane, member, *slot, *now),
+                                None => dirty.add(member, *slot, slots.len()),
+                            }
                         } else {
                             overfull.push((*slot, bytes.clone()));
                         }

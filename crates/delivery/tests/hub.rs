@@ -16,7 +16,7 @@ use std::{
 use fanfare_core::{Broker, BrokerMetrics, Channel, Data, Event, EventType, Pattern, Publication};
 use fanfare_delivery::{
     Body, CloseReason, Cursor, DeliveryConfig, Filter, Format, Hub, JoinError, Metrics, SlowPolicy,
-    SlowRule, Start, Subscriber, View,
+    SlowRule, Start, Subscriber, View, WriteDelayRule,
 };
 use fanfare_memory::{MemoryBroker, MemoryConfig};
 use fanfare_sse::{Decoder, Item};
@@ -493,6 +493,40 @@ async fn a_burst_does_not_make_a_client_slow() {
             assert_eq!((&*name, data), ("message", number.to_string()));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_channel_is_written_when_its_delay_is_over() {
+    let rule = WriteDelayRule {
+        channels: Pattern::parse("ticks.*").unwrap(),
+        delay: Duration::from_millis(7),
+    };
+    let world = world(DeliveryConfig {
+        write_delays: vec![rule],
+        ..config()
+    });
+    let mut busy = world.join(subscriber(&["ticks.a"], Start::Now)).await;
+    let mut other = world.join(subscriber(&["a"], Start::Now)).await;
+    busy.hello().await;
+    other.hello().await;
+    let began = Instant::now();
+    // A task that sleeps until it is woken, as that of a body does.
+    let reader = tokio::spawn(async move {
+        let first = (busy.event().await.2, began.elapsed());
+        (first, (busy.event().await.2, began.elapsed()))
+    });
+    tokio::task::yield_now().await;
+    world.publish("ticks.a", "1").await;
+    world.publish("a", "2").await;
+    assert_eq!(other.event().await.2, "2");
+    assert_eq!(began.elapsed(), Duration::ZERO, "others do not wait");
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    world.publish("ticks.a", "3").await;
+    let (first, second) = reader.await.unwrap();
+    assert_eq!((&*first.0, &*second.0), ("1", "3"));
+    // The shard counts whole milliseconds of its own, and the timer rounds up.
+    assert!((6..=9).contains(&first.1.as_millis()), "{:?}", first.1);
+    assert_eq!(first.1, second.1, "written with the first");
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ pub(crate) use log::{Format, Log};
 pub(crate) use secret_file::read_secret;
 pub(crate) use tls::Tls;
 
-use delivery::{Delivery, Heartbeat, Retention, Slow};
+use delivery::{Delivery, Heartbeat, Retention, Slow, WriteDelay};
 
 /// Everything that can be set.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -54,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     pub(crate) retention: Vec<Retention>,
     pub(crate) slow: Vec<Slow>,
+    pub(crate) write_delay: Vec<WriteDelay>,
 }
 
 impl Config {
@@ -65,9 +66,12 @@ impl Config {
             limits: self.limits.to_room(),
             auth: self.auth.to_room(),
             cors: self.cors.to_room(),
-            delivery: self
-                .delivery
-                .to_room(&self.server.node, &self.heartbeat, &self.slow),
+            delivery: self.delivery.to_room(
+                &self.server.node,
+                &self.heartbeat,
+                &self.slow,
+                &self.write_delay,
+            ),
             probe: self.probe.to_room(),
             page: self.page.to_room(),
         }

@@ -81,6 +81,14 @@ impl Door {
         }
     }
 
+    /// What waits for the client, and not for the shard.
+    pub(super) fn refused(&self) -> Level {
+        match self {
+            Self::Outbox { outbox, .. } => outbox.level(),
+            Self::Socket(line) => line.refused(),
+        }
+    }
+
     /// Whether at most `bytes` wait. If not, the shard hears when that may be so.
     pub(super) fn want(&mut self, runs: &Runs, bytes: usize) -> bool {
         match self {

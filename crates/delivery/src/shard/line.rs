@@ -121,9 +121,19 @@ impl Line {
     }
 
     pub(super) fn level(&self, runs: &Runs) -> Level {
+        let refused = self.refused();
+        Level {
+            bytes: runs.len(self.run) + refused.bytes,
+            ..refused
+        }
+    }
+
+    /// What the kernel did not take yet. A busy client has a run whenever it is looked at; that
+    /// says nothing of the client.
+    pub(super) fn refused(&self) -> Level {
         let queue = self.queue.as_deref();
         Level {
-            bytes: runs.len(self.run) + queue.map_or(0, |queue| queue.bytes),
+            bytes: queue.map_or(0, |queue| queue.bytes),
             taken: queue.map_or(0, |queue| queue.taken),
         }
     }

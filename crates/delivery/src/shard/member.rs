@@ -5,7 +5,9 @@ use std::sync::Arc;
 use fanfare_core::{BrokerError, Epoch, Gap, LogId, Pattern, Position, Since};
 use tokio::sync::oneshot;
 
-use super::{Millis, Shard, asked::Asked, backlog::Backlog, catch_up::CatchUp, door::Door};
+use super::{
+    Millis, Shard, asked::Asked, backlog::Backlog, catch_up::CatchUp, door::Door, write::Due,
+};
 use crate::{
     CloseReason, Filter, Format, control,
     outbox::{Key, Outbox},
@@ -60,8 +62,10 @@ pub(super) struct Member {
     pub(super) seen: u64,
     /// When something was put into its outbox last.
     pub(super) heard: Millis,
-    /// Whether it is to be written when the turn ends.
-    pub(super) dirty: bool,
+    /// When what it was handed is to be written.
+    pub(super) due: Due,
+    /// The delays whose end it waits for, a bit each.
+    pub(super) lanes: u8,
     /// After how long in silence it gets a heartbeat.
     beat: u32,
     /// What was seen of its door, while something waits there.
@@ -199,7 +203,8 @@ impl Shard {
             floors: None,
             seen: 0,
             heard: started,
-            dirty: false,
+            due: Due::Nothing,
+            lanes: 0,
             beat: 0,
             watch: None,
             ends_at,
@@ -259,7 +264,7 @@ impl Shard {
         if member.id != key.id {
             return None;
         }
-        let level = member.door.level(&self.runs);
+        let level = member.door.refused();
         if level.bytes == 0 {
             let watch = member.watch.take()?;
             self.metrics.outbox_bytes.sub(watch.reported);

@@ -50,6 +50,7 @@ pub(crate) async fn run(
                 () = doorbell.rung() => {}
                 done = poll(&mut poller, &mut sockets) => polled = done,
                 _ = ticks.tick() => ticked = true,
+                () = until(began, shard.next_due()) => {}
             }
         } else {
             // Between two slices of a fan-out whatever else the runtime has gets its turn.
@@ -112,6 +113,7 @@ pub(crate) async fn run(
         }
         if ended {
             // The last words, to whoever takes them at once.
+            shard.release_all();
             while !shard.is_settled() {
                 shard.flush(usize::MAX);
             }
@@ -177,6 +179,14 @@ async fn call(broker: Arc<dyn Broker>, fetch: Fetch) -> Page {
         keys: keys.into_iter(),
         log,
         page,
+    }
+}
+
+/// Waits for a time of the shard's; without one for ever.
+async fn until(began: time::Instant, due: Option<Millis>) {
+    match due {
+        Some(due) => time::sleep_until(began + Duration::from_millis(due)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::framing::Framing;
 
 /// The most runs of a turn. Beyond it all is written before more is taken in.
 const MAX_RUNS: usize = 4096;
-/// The most bytes that runs hold in buffers of their own, with the same consequence.
+/// The most bytes that runs hold, pieces and buffers of their own, with the same consequence.
 const MAX_BYTES: usize = 16 << 20;
 
 /// A run of this turn.
@@ -30,7 +30,7 @@ pub(super) struct Runs {
     steps: FxHashMap<(RunId, u32), RunId>,
     /// The last of `steps`: in most fan-outs the only one.
     step: Option<(RunId, u32, RunId)>,
-    /// The bytes of buffers made here.
+    /// The bytes of pieces, and of buffers made here.
     bytes: usize,
     /// How many sockets have a run to write.
     holders: usize,
@@ -101,6 +101,7 @@ impl Runs {
 
     /// A run and a piece more.
     fn add(&mut self, before: RunId, piece: Bytes) -> RunId {
+        self.bytes += piece.len();
         self.runs.push(Run {
             before,
             len: self.len(before) + piece.len(),
@@ -158,6 +159,11 @@ impl Runs {
     /// Whether all shall be written before more is taken in.
     pub(super) fn is_full(&self) -> bool {
         self.runs.len() >= MAX_RUNS || self.bytes >= MAX_BYTES
+    }
+
+    /// Whether it is more than half full: nobody shall hold a run for longer than it must.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.runs.len() > MAX_RUNS / 2 || self.bytes > MAX_BYTES / 2
     }
 
     fn clear(&mut self) {

@@ -15,6 +15,7 @@ use super::{
     backlog::{Backlog, Waiting},
     class::{self, Rendered},
     member::millis,
+    write::Due,
 };
 use crate::{CloseReason, config::SlowPolicy, control, frame::Frame, outbox::Key};
 
@@ -28,6 +29,10 @@ impl Shard {
         if matches!(member.stage, Stage::Live) {
             member.stage = Stage::Behind(Box::new(Backlog::new(now)));
             self.overfull.push_back((now, member.key(slot as usize)));
+        }
+        if member.due == Due::Held {
+            // What makes it full waits for more, and more there is.
+            self.dirty.add(member, slot, 1);
         }
         let Stage::Behind(backlog) = &mut member.stage else {
             return;

@@ -4,7 +4,7 @@
 //! published, the feed hands some on, a history call is answered and its page arrives later (of
 //! several logs in any order, and once in a while not at all), a client joins somewhere, gets a socket, reads a little, leaves, a log begins again. Half of the
 //! clients keep to their outboxes, as bodies do; what a turn brought is written in slices of any
-//! size. In the end everything is let run out, and each client's bytes, read by the ordinary decoder, are held against what was
+//! size. Some channels' writes are delayed. In the end everything is let run out, and each client's bytes, read by the ordinary decoder, are held against what was
 //! published: every event after its start came once and in order, or a gap that covers it came.
 
 use std::{
@@ -27,7 +27,8 @@ use tokio::sync::oneshot;
 
 use super::{Boarding, Fetch, Message, Shard, member::JoiningLog};
 use crate::{
-    Cursor, DeliveryConfig, Format, Framing, Metrics, SlowPolicy, SlowRule, control,
+    Cursor, DeliveryConfig, Format, Framing, Metrics, SlowPolicy, SlowRule, WriteDelayRule,
+    control,
     follow::Share,
     frame::Frame,
     outbox::{Doorbell, Key, Outbox},
@@ -312,6 +313,10 @@ impl World {
             channels: Pattern::parse(channels).unwrap(),
             policy,
         };
+        let delay = |channels: &str, millis| WriteDelayRule {
+            channels: Pattern::parse(channels).unwrap(),
+            delay: std::time::Duration::from_millis(millis),
+        };
         let config = DeliveryConfig {
             node: "n".into(),
             outbox_bytes: rng.usize(300..3000),
@@ -323,6 +328,11 @@ impl World {
             slow: vec![
                 rule("*.a", SlowPolicy::Gap),
                 rule("*.b", SlowPolicy::Latest),
+            ],
+            write_delays: vec![
+                delay("x.a", rng.u64(0..300)),
+                delay("y.>", rng.u64(0..60)),
+                delay("*.b", rng.u64(0..900)),
             ],
             ..DeliveryConfig::default()
         };
@@ -628,6 +638,9 @@ impl World {
         for _ in 0..20_000 {
             let batch: Vec<Passing> = self.feed.drain(..).collect();
             self.shard.on_batch(&batch);
+            // Every delay is over.
+            self.now += 1_000;
+            self.shard.set_now(self.now);
             self.settle();
             while !self.asked.is_empty() {
                 self.answer();

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, net::TcpStream};
 
-use super::{Shard, door::Door, member::Member};
+use super::{Millis, Shard, door::Door, member::Member};
 use crate::CloseReason;
 
 /// A fan-out to at most this many is written before what is left of larger ones.
@@ -11,6 +11,17 @@ const FEW: usize = 64;
 /// The most members of a slice that go on with their history or their backlog: each has much more
 /// to do than a write.
 const ROOMY: usize = 4;
+
+/// When what a member was handed is to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    /// It has nothing.
+    Nothing,
+    /// When a delay is over; see [`Delays`](super::delay::Delays).
+    Held,
+    /// When the turn ends.
+    Now,
+}
 
 /// Slots that have something to write, each once.
 #[derive(Debug, Default)]
@@ -25,7 +36,7 @@ pub(super) struct Dirty {
 impl Dirty {
     /// Adds a member to whom something was handed, with `others` beside it.
     pub(super) fn add(&mut self, member: &mut Member, slot: u32, others: usize) {
-        if std::mem::replace(&mut member.dirty, true) {
+        if std::mem::replace(&mut member.due, Due::Now) == Due::Now {
             return;
         }
         if others <= FEW {
@@ -54,6 +65,14 @@ impl Shard {
 
     /// Writes what turns brought to at most `most` members.
     pub(crate) fn flush(&mut self, most: usize) {
+        // Where runs are many, whoever holds one for later gives it up.
+        let upto = if self.runs.is_crowded() {
+            Millis::MAX
+        } else {
+            self.now
+        };
+        self.delays
+            .release(upto, &mut self.members, &mut self.dirty);
         for _ in 0..most {
             let Some(slot) = self.dirty.next() else {
                 break;
@@ -73,7 +92,18 @@ impl Shard {
         self.metrics.replayed.inc_by(tally.replayed);
     }
 
-    /// Whether all that turns brought is written.
+    /// When writes that wait for more are due.
+    pub(crate) fn next_due(&self) -> Option<Millis> {
+        self.delays.next_due()
+    }
+
+    /// Nothing comes any more: no write waits for it.
+    pub(crate) fn release_all(&mut self) {
+        self.delays
+            .release(Millis::MAX, &mut self.members, &mut self.dirty);
+    }
+
+    /// Whether all that turns brought is written, but for what is delayed.
     pub(crate) fn is_settled(&self) -> bool {
         self.dirty.is_empty()
     }
@@ -87,7 +117,7 @@ impl Shard {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return;
         };
-        member.dirty = false;
+        member.due = Due::Nothing;
         let line = match &mut member.door {
             Door::Outbox { outbox, .. } => return outbox.wake(),
             Door::Socket(line) => line,

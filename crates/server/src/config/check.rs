@@ -1,7 +1,10 @@
 //! What concerns several keys, or what only a room can say.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use config::{Value, ValueKind};
 use fanfare_core::{BrokerError, StoreConfig};
+use fanfare_delivery::DeliveryConfig;
 use fanfare_edge::config::ConfigError;
 use serde_json::Value as Known;
 
@@ -19,6 +22,7 @@ pub(crate) fn check(config: &Config, given: &Given) -> Vec<Problem> {
     kinds("", &given.values, given, &mut problems);
     edge(config, given, &mut problems);
     delivery(config, given, &mut problems);
+    write_delays(config, given, &mut problems);
     redis(config, given, &mut problems);
     nats(config, given, &mut problems);
     problems
@@ -102,6 +106,29 @@ fn delivery(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
     ] {
         if value.0.is_zero() {
             problems.push(given.problem(key, "expected more than zero"));
+        }
+    }
+}
+
+/// Each delay by itself, and how many there are.
+fn write_delays(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
+    let rules = config.write_delay.iter().enumerate();
+    let rules = rules.map(|(at, rule)| (format!("write_delay[{at}].delay"), rule.delay.0));
+    let own = (
+        "delivery.write_delay".to_owned(),
+        config.delivery.write_delay.0,
+    );
+    let mut known = BTreeSet::new();
+    for (key, delay) in std::iter::once(own).chain(rules) {
+        if delay.is_zero() {
+            continue;
+        }
+        if !(Duration::from_millis(1)..=DeliveryConfig::MAX_WRITE_DELAY).contains(&delay)
+            || delay.subsec_nanos() % 1_000_000 != 0
+        {
+            problems.push(given.problem(&key, "expected 0s, or 1ms to 1s in whole milliseconds"));
+        } else if known.insert(delay) && known.len() > DeliveryConfig::MAX_WRITE_DELAYS {
+            problems.push(given.problem(&key, "expected at most 8 different delays in all"));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `[delivery]`, `[heartbeat]`, `[[slow]]` and `[[retention]]`.
+//! `[delivery]`, `[heartbeat]`, `[[slow]]`, `[[write_delay]]` and `[[retention]]`.
 
 use fanfare_core::{Pattern, RetentionRule, feed::FeedBounds};
-use fanfare_delivery::{DeliveryConfig, SlowPolicy, SlowRule};
+use fanfare_delivery::{DeliveryConfig, SlowPolicy, SlowRule, WriteDelayRule};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -26,6 +26,7 @@ pub(crate) struct Delivery {
     pub(crate) history_calls_per_client: usize,
     pub(crate) stall_timeout: Span,
     pub(crate) retry: Span,
+    pub(crate) write_delay: Span,
     pub(crate) feed_items: usize,
     pub(crate) feed_bytes: Bytes,
 }
@@ -55,6 +56,14 @@ choice! {
 pub(crate) struct Slow {
     pub(crate) channels: Selector,
     pub(crate) policy: Policy,
+}
+
+/// How long the events of some channels may wait to be written with later ones.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WriteDelay {
+    pub(crate) channels: Selector,
+    pub(crate) delay: Span,
 }
 
 /// What some channels retain.
@@ -99,6 +108,7 @@ impl Default for Delivery {
             history_calls_per_client: room.history_calls_per_client,
             stall_timeout: Span(room.stall_timeout),
             retry: Span(room.retry),
+            write_delay: Span(room.write_delay),
             feed_items: room.feed.items,
             feed_bytes: Bytes(room.feed.bytes),
         }
@@ -120,6 +130,7 @@ impl Delivery {
         node: &str,
         heartbeat: &Heartbeat,
         slow: &[Slow],
+        write_delay: &[WriteDelay],
     ) -> DeliveryConfig {
         let cores = DeliveryConfig::default().shards;
         DeliveryConfig {
@@ -138,6 +149,8 @@ impl Delivery {
             stall_timeout: self.stall_timeout.0,
             retry: self.retry.0,
             slow: slow.iter().map(Slow::to_room).collect(),
+            write_delay: self.write_delay.0,
+            write_delays: write_delay.iter().map(WriteDelay::to_room).collect(),
             feed: self.feed(),
         }
     }
@@ -160,6 +173,15 @@ impl Slow {
                 Policy::Gap => SlowPolicy::Gap,
                 Policy::Latest => SlowPolicy::Latest,
             },
+        }
+    }
+}
+
+impl WriteDelay {
+    fn to_room(&self) -> WriteDelayRule {
+        WriteDelayRule {
+            channels: self.channels.0.clone(),
+            delay: self.delay.0,
         }
     }
 }

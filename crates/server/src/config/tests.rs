@@ -159,6 +159,18 @@ fn bad_files_are_explained() {
             &["slow[0].policy", "close, gap, latest"],
         ),
         (
+            "[delivery]\nwrite_delay = \"1001ms\"",
+            &["delivery.write_delay = \"1001ms\"", "1ms to 1s"],
+        ),
+        (
+            "[[write_delay]]\nchannels = \"a\"\ndelay = \"0s\"\n[[write_delay]]\nchannels = \"b\"\ndelay = \"2s\"",
+            &["write_delay[1].delay = \"2s\"", "1ms to 1s"],
+        ),
+        (
+            "[[write_delay]]\nchannels = \"a.*b\"\ndelay = \"5ms\"",
+            &["write_delay[0].channels = \"a.*b\"", "wildcard"],
+        ),
+        (
             "[cors]\norigins = [\"app.example\"]",
             &["cors.origins[0]", "app.example", "scheme://host"],
         ),
@@ -549,6 +561,29 @@ fn all_that_is_wrong_across_sections_is_told_at_once() {
         &[],
     );
     assert_eq!(told.lines().count(), 4, "{told}");
+}
+
+#[test]
+fn delays_that_differ_are_counted() {
+    let rule = |at: usize, delay: usize| {
+        format!("[[write_delay]]\nchannels = \"c{at}\"\ndelay = \"{delay}ms\"\n")
+    };
+    let of = |delays: &[usize]| -> String {
+        let rules = delays.iter().enumerate();
+        rules.map(|(at, delay)| rule(at, *delay)).collect()
+    };
+    let rules = of(&[1, 2, 3, 4, 5, 6, 7, 8, 8, 0]);
+    let room = from(&rules, &[]).unwrap().config.edge().delivery;
+    assert_eq!(room.write_delays.len(), 10);
+    assert_eq!(
+        room.write_delays[7].delay,
+        std::time::Duration::from_millis(8)
+    );
+    let error = told(&of(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), &[]);
+    assert!(
+        error.contains("write_delay[8].delay") && error.contains("at most 8"),
+        "{error}"
+    );
 }
 
 #[test]
