@@ -131,4 +131,4 @@ impl Delays {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

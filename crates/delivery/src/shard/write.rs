@@ -177,3 +177,38 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        DeliveryConfig,
+        shard::delay::tests::{Client, World},
+    };
+
+    fn written(clients: &[Client]) -> usize {
+        clients.iter().map(|client| client.read().len()).sum()
+    }
+
+    #[test]
+    fn a_slice_writes_no_more_than_its_bound_and_few_come_before_many() {
+        for socket in [true, false] {
+            let mut world = World::new(DeliveryConfig::default());
+            let many: Vec<Client> = (0..100).map(|_| world.join(socket, &["big"])).collect();
+            let few = world.join(socket, &["small"]);
+            world.hand("big", "1");
+            world.shard.flush(7);
+            assert_eq!(written(&many), 7);
+            world.hand("small", "2");
+            assert!(few.read().is_empty());
+            world.shard.flush(7);
+            assert_eq!(few.read(), ["2"], "in the next slice, not after the rest");
+            assert_eq!(written(&many), 6);
+            let mut slices = 0;
+            while !world.shard.is_settled() {
+                slices += 1;
+                world.shard.flush(7);
+            }
+            assert_eq!((written(&many), slices), (87, 13));
+        }
+    }
+}

@@ -28,21 +28,21 @@ use crate::{
     sink::Keep,
 };
 
-struct World {
-    shard: Shard,
+pub(in crate::shard) struct World {
+    pub(in crate::shard) shard: Shard,
     doorbell: Arc<Doorbell>,
     offset: u128,
     joined: u32,
 }
 
 /// A client at one of the doors.
-enum Client {
+pub(in crate::shard) enum Client {
     Socket(Key, UnixDatagram),
     Body(Key, Arc<Outbox>, Arc<Wakes>),
 }
 
 #[derive(Default)]
-struct Wakes(AtomicUsize);
+pub(in crate::shard) struct Wakes(AtomicUsize);
 
 impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
@@ -75,7 +75,7 @@ fn config() -> DeliveryConfig {
 }
 
 impl World {
-    fn new(config: DeliveryConfig) -> Self {
+    pub(in crate::shard) fn new(config: DeliveryConfig) -> Self {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let map = LogMap::growing([], |_| Vec::new(), |_| None);
         Self {
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// A client whose stream has begun, and that has read all of it.
-    fn join(&mut self, socket: bool, channels: &[&str]) -> Client {
+    pub(in crate::shard) fn join(&mut self, socket: bool, channels: &[&str]) -> Client {
         let patterns: Vec<Pattern> = (channels.iter())
             .map(|text| Pattern::parse(text).unwrap())
             .collect();
@@ -151,6 +151,12 @@ impl World {
     }
 
     fn publish(&mut self, channel: &str, data: &str) {
+        self.hand(channel, data);
+        self.flush();
+    }
+
+    /// An event passes, and nothing is written yet.
+    pub(in crate::shard) fn hand(&mut self, channel: &str, data: &str) {
         self.offset += 1;
         let event = Arc::new(Event {
             channel: Channel::parse(channel).unwrap(),
@@ -163,7 +169,6 @@ impl World {
         });
         let frame = Arc::new(Frame::encode(event));
         self.shard.on_batch(&[Passing::Frame(frame)]);
-        self.flush();
     }
 
     fn at(&mut self, now: u64) {
@@ -191,7 +196,7 @@ impl Client {
 
     /// The writes that came, each as the data of its events: `a,b`. A body reads only when it is
     /// woken, as one does whose task sleeps.
-    fn read(&self) -> Vec<String> {
+    pub(in crate::shard) fn read(&self) -> Vec<String> {
         let mut writes = Vec::new();
         match self {
             Self::Socket(_, end) => loop {
@@ -275,6 +280,17 @@ fn an_event_that_does_not_wait_takes_along_what_came_before_it() {
             (vec!["3".into()], vec!["1,3".into()])
         );
     }
+}
+
+#[test]
+fn what_is_to_be_written_now_waits_for_no_delay() {
+    let mut world = World::new(config());
+    let client = world.join(true, &["a", "now.x"]);
+    world.hand("now.x", "1");
+    world.hand("a", "2");
+    world.flush();
+    assert_eq!(client.read(), ["1,2"]);
+    assert_eq!(world.shard.next_due(), None);
 }
 
 #[test]
