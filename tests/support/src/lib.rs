@@ -53,7 +53,7 @@ pub use client::{SseClient, SseRequest};
 pub use eventually::{eventually, try_eventually};
 pub use fanfare::{Exited, Fanfare, FanfareBuilder, fanfare_binary};
 pub use haproxy::HaProxy;
-pub use nats::{NatsRelease, NatsServer};
+pub use nats::{NatsRelease, NatsServer, NatsStore};
 pub use nats_client::{NatsClient, nats_pub};
 pub use nats_cluster::NatsCluster;
 pub use nats_operator::NatsOperator;

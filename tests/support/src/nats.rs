@@ -50,8 +50,12 @@ pub struct NatsServer {
     port: u16,
     monitor: u16,
     // After the service: fields are dropped in this order, and the server writes there to its end.
-    _directory: TempDir,
+    directory: TempDir,
 }
+
+/// What a server had on disk at one moment.
+#[derive(Debug)]
+pub struct NatsStore(TempDir);
 
 impl NatsServer {
     /// Starts core NATS; `None`, and a visible line, where nats-server is not installed.
@@ -107,7 +111,7 @@ impl NatsServer {
             service,
             port,
             monitor,
-            _directory: directory,
+            directory,
         })
     }
 
@@ -137,6 +141,32 @@ impl NatsServer {
         self.service.signal("USR2");
     }
 
+    /// Copies what it has on disk at this moment, standing still: what a machine may have that loses
+    /// its power a little later.
+    ///
+    /// # Panics
+    /// If it cannot be copied.
+    pub fn copy_store(&mut self) -> NatsStore {
+        let store = TempDir::new().expect("a temporary directory");
+        self.pause();
+        copy(self.directory.path(), store.path());
+        self.resume();
+        NatsStore(store)
+    }
+
+    /// Puts a copy in the place of what a server that was [killed](Self::kill) has on disk.
+    ///
+    /// # Panics
+    /// If it cannot be put there.
+    pub fn put_store(&mut self, store: &NatsStore) {
+        let path = self.directory.path();
+        for entry in std::fs::read_dir(path).expect("a server's directory") {
+            let entry = entry.expect("a server's directory").path();
+            std::fs::remove_dir_all(entry).expect("a directory of a server that is dead");
+        }
+        copy(store.0.path(), path);
+    }
+
     /// A connection that speaks the text protocol itself.
     ///
     /// # Panics
@@ -149,3 +179,14 @@ impl NatsServer {
 }
 
 service_methods!(NatsServer);
+
+/// Copies all that a directory holds.
+fn copy(from: &Path, to: &Path) {
+    let all = from.join(".");
+    let copied = Command::new("cp").arg("-a").args([&all, to]).status();
+    assert!(
+        copied.expect("cp runs").success(),
+        "{} is copied",
+        from.display()
+    );
+}

@@ -198,15 +198,25 @@ impl RedisCluster {
         info.contains("role:master").then_some(())
     }
 
-    /// Moves the slot of a key, with all its keys, to the next of the first three nodes. Answers
-    /// from where and to where.
+    /// Moves the slot of a key, with all its keys, to the next of the three primaries. Answers from
+    /// where and to where.
     ///
     /// # Panics
     /// If a node refuses a step.
     pub async fn migrate(&self, key: &str) -> (usize, usize) {
         let slot = self.slot(key).await.to_string();
         let from = self.primary_of(key).await;
-        let to = (from + 1) % PRIMARIES;
+        let next = (from + 1) % PRIMARIES;
+        let to = eventually("a primary to move to", AGREED_WITHIN, async || {
+            for node in (next..self.nodes.len()).step_by(PRIMARIES) {
+                let is_up = Resp::connect(self.nodes[node].address()).await.is_ok();
+                if is_up && self.is_primary(node).await.is_some() {
+                    return Some(node);
+                }
+            }
+            None
+        })
+        .await;
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
         let set = |state: &str, id: usize| {
             ["CLUSTER", "SETSLOT", &slot, state, &self.ids[id]].map(str::to_owned)
@@ -223,7 +233,13 @@ impl RedisCluster {
                 break;
             }
             let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
-            source.cli(&[&migrate, &*keys].concat()).await;
+            let migrate = [&migrate, &*keys].concat();
+            // On a busy machine the target may find the cluster down for a moment, and take nothing.
+            eventually("the keys move", AGREED_WITHIN, async || {
+                let answer = source.resp().await.command(&migrate).await.ok()?;
+                matches!(answer, Reply::Status(_)).then_some(())
+            })
+            .await;
         }
         // The new owner first: there is never none.
         for node in [target, source] {

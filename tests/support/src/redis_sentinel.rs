@@ -130,6 +130,48 @@ impl RedisSentinel {
         (texts(&role).first()? == "master").then_some(index)
     }
 
+    /// Waits until all sentinels agree on a primary that has a replica in step with it. Answers
+    /// which.
+    ///
+    /// # Panics
+    /// If there is none for long.
+    pub async fn can_fail_over(&self) -> usize {
+        eventually(
+            "a primary with a replica in step",
+            AGREED_WITHIN,
+            async || {
+                let primary = self.primary().await?;
+                let port = format!("master_port:{}", self.servers[primary].port());
+                for server in &self.servers {
+                    let Ok(mut link) = Resp::connect(server.address()).await else {
+                        continue;
+                    };
+                    let info = link.command(&["INFO", "replication"]).await.ok()?;
+                    let info = texts(&info).concat();
+                    if info.contains("master_link_status:up") && info.lines().any(|l| l == port) {
+                        return Some(primary);
+                    }
+                }
+                None
+            },
+        )
+        .await
+    }
+
+    /// How long a primary may be silent before a sentinel finds it dead; one second without this.
+    ///
+    /// # Panics
+    /// If a sentinel does not take it.
+    pub async fn find_dead_after(&self, silence: Duration) {
+        let silence = silence.as_millis().to_string();
+        let name = "down-after-milliseconds";
+        for sentinel in &self.sentinels {
+            let set = ["SENTINEL", "SET", Self::MASTER, name, &silence];
+            let answer = sentinel.ask(&set).await;
+            assert!(matches!(answer, Some(Reply::Status(_))), "{answer:?}");
+        }
+    }
+
     /// Makes the sentinels take another primary, while the old one lives. Answers which.
     ///
     /// # Panics
