@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "campaign/servers.rs"]
+mod servers;
+
 use std::time::Duration;
 
 use fanfare_system_tests::campaign::{Bus, Campaign, Fault, Plan, Rig, Rules, Verdict, Way};
@@ -21,11 +24,13 @@ const SEEDS: u64 = 5;
 /// What a bus that keeps events promises: one log, the same ids everywhere.
 const DURABLE: Rules = Rules {
     ids_are_shared: true,
+    may_begin_anew: false,
     log_of: |_| 0,
 };
 /// What each node places for itself.
 const PER_NODE: Rules = Rules {
     ids_are_shared: false,
+    may_begin_anew: false,
     log_of: |_| 0,
 };
 

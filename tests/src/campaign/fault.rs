@@ -11,7 +11,8 @@ pub enum Fault {
     KillNormal,
     /// A subscriber's output buffer is over its limit, so that Redis closes it.
     OutputBuffer,
-    /// All links of one node to the bus are reset.
+    /// All links of one node to the bus are reset; those of whichever clients, where the bus is
+    /// several servers.
     CutLinks,
     /// They are reset in the middle of a message.
     TearLinks,
@@ -51,6 +52,10 @@ pub enum Fault {
     Failover,
     /// The server that leads is killed and comes back after another took over.
     KillPrimary,
+    /// The server that leads dies, and what comes back lacks the newest of what it acknowledged.
+    LoseTail,
+    /// The part of the bus that holds some channels moves to another server.
+    MigrateSlot,
     /// A server says that it goes, goes, and comes back.
     LameDuck,
     /// The load balancer takes its configuration anew and cuts what it carries a little later.
@@ -85,6 +90,8 @@ impl fmt::Display for Fault {
             Self::PauseRecorder(time) => return write!(f, "pause-recorder-{}s", time.as_secs()),
             Self::Failover => "failover",
             Self::KillPrimary => "kill-primary",
+            Self::LoseTail => "lose-tail",
+            Self::MigrateSlot => "migrate-slot",
             Self::LameDuck => "lame-duck",
             Self::ReloadBalancer => "reload-balancer",
         };

@@ -24,6 +24,9 @@ const AROUND: usize = 4;
 pub struct Rules {
     /// An event has the same id at every node.
     pub ids_are_shared: bool,
+    /// The bus may lose its newest events and begin another epoch: an event that is published again
+    /// has another id there, and so has what nodes call differently that did not see the loss.
+    pub may_begin_anew: bool,
     /// The log of a channel: events of one log come in its order over all channels.
     pub log_of: fn(usize) -> usize,
 }
@@ -84,6 +87,9 @@ struct Channel {
     since_anew: BTreeSet<usize>,
     /// Gaps since the last event, by their place in the transcript.
     gaps: Vec<usize>,
+    /// Gaps after which the log began anew, all of them: then what is there comes again, and what
+    /// was lost is missing in the midst of it.
+    anew: Vec<usize>,
     /// Numbers that were passed over without a gap, and where.
     skipped: BTreeMap<usize, usize>,
     covered: BTreeSet<usize>,
@@ -149,6 +155,7 @@ impl Record {
                     _ if Place::only(id).is_none() => {}
                     None => publication.id = Some(id.to_string()),
                     Some(known) if Place::only(known).is_none() || **known == **id => {}
+                    Some(known) if self.rules.may_begin_anew && !is_same_life(known, id) => {}
                     Some(known) => {
                         let what = format!("has the id {id}, and {known} elsewhere");
                         verdict.garbled += 1;
@@ -203,6 +210,11 @@ impl Record {
             around.join("\n"),
         )
     }
+}
+
+fn is_same_life(one: &str, other: &str) -> bool {
+    let life = |id| Place::only(id).map(|place| (place.log, place.epoch));
+    life(one) == life(other)
 }
 
 impl<'a> Reading<'a> {
@@ -328,7 +340,16 @@ impl<'a> Reading<'a> {
                 }
                 _ => false,
             };
-            let covering: Vec<usize> = gaps.iter().filter(covers).copied().collect();
+            // One that came before the event was begun tells nothing of it.
+            let ends_its_life = |index: &&usize| match &self.transcript.seen[**index] {
+                Seen::Gap(gap) => {
+                    let id = publication.id.as_deref();
+                    publication.begun < gap.at && id.is_some_and(|id| gap.ends_life_of(id))
+                }
+                _ => false,
+            };
+            let mut covering: Vec<usize> = gaps.iter().filter(covers).copied().collect();
+            covering.extend(state.anew.iter().filter(ends_its_life));
             if covering.is_empty() {
                 state.skipped.entry(number).or_insert(at);
             } else {
@@ -394,6 +415,7 @@ impl<'a> Reading<'a> {
                     self.used.insert(at);
                 }
                 if begins_anew {
+                    state.anew.push(at);
                     state.newest = None;
                     state.anew_at = at;
                     state.since_anew.clear();

@@ -124,7 +124,7 @@ impl Rig {
     ) {
         let node = rng.usize(0..self.nodes.len());
         match fault {
-            Fault::CutLinks => self.links[node].cut(),
+            Fault::CutLinks if !self.links.is_empty() => self.links[node].cut(),
             Fault::TearLinks => self.links[node].tear(),
             Fault::OrphanLinks => self.links[node].orphan(),
             Fault::LoseMessages(count) => self.links[node].lose(count),

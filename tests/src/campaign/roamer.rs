@@ -236,7 +236,7 @@ impl Roamer {
         let stranger = || Seen::Stranger(format!("{event:?}").into());
         let seen = match &*event.event_type {
             "message" => self.event(&event.data),
-            "fanfare.gap" => gap(&event.data),
+            "fanfare.gap" => gap(&event.data, self.stage.truth.now()),
             "fanfare.close" => return,
             _ => None,
         };
@@ -261,12 +261,13 @@ impl Roamer {
     }
 }
 
-fn gap(data: &str) -> Option<Seen> {
+fn gap(data: &str, at: u64) -> Option<Seen> {
     let gap: serde_json::Value = serde_json::from_str(data).ok()?;
     Some(Seen::Gap(GapSeen {
         scope: gap["channel"].as_str()?.into(),
         cause: gap["cause"].as_str()?.into(),
         after: gap["after"].as_str().map(str::to_owned),
         next: gap["next"].as_str()?.into(),
+        at,
     }))
 }

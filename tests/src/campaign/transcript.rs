@@ -58,6 +58,8 @@ pub struct GapSeen {
     pub after: Option<String>,
     /// Where it ends.
     pub next: String,
+    /// When it came, as [`Publication::begun`](super::Publication::begun) counts.
+    pub at: u64,
 }
 
 /// One place of an id: `<log>.<epoch>.<offset>`, numbers in base 36. To clients an id is opaque;
@@ -162,6 +164,16 @@ impl GapSeen {
             };
             is_beyond && is_in(&next) && place.offset <= next.offset
         })
+    }
+
+    /// Whether it ends the life of the log that an event of this id was in, at a place before that.
+    pub fn ends_life_of(&self, id: &str) -> bool {
+        let after = self.after.as_deref().and_then(Place::only);
+        let (Some(after), Some(place)) = (after, Place::only(id)) else {
+            return false;
+        };
+        let is_in = (after.log, after.epoch) == (place.log, place.epoch);
+        self.begins_anew() && is_in && after.offset < place.offset
     }
 
     /// Whether its bounds leave room for an event of this id: it covers what lies after `after`, up

@@ -87,6 +87,11 @@ impl Truth {
         self.lines[channel].lock().len()
     }
 
+    /// Now, as [`Publication::begun`] counts.
+    pub fn now(&self) -> u64 {
+        self.clock.load(Ordering::SeqCst)
+    }
+
     /// Every publication of a channel.
     pub fn of(&self, channel: usize) -> Vec<Publication> {
         self.lines[channel].lock().clone()

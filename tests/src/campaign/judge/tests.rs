@@ -6,9 +6,12 @@ use super::*;
 
 const ONE_LOG: Rules = Rules {
     ids_are_shared: true,
+    may_begin_anew: false,
     log_of: |_| 0,
 };
 const BYTES: usize = 20;
+/// After everything was published.
+const AFTER_ALL: u64 = 1_000;
 
 /// Two channels in turn: number 0 to 9 of each, offsets 1 to 20; one after the other.
 fn published() -> Truth {
@@ -41,6 +44,7 @@ fn gap(scope: &str, after: usize, next: usize) -> Seen {
         cause: "reconnected".into(),
         after: Some(id(after)),
         next: id(next),
+        at: AFTER_ALL,
     })
 }
 
@@ -50,6 +54,7 @@ fn anew(scope: &str, next: usize) -> Seen {
         cause: "new_epoch".into(),
         after: Some("r0.0.5".into()),
         next: id(next),
+        at: AFTER_ALL,
     })
 }
 
@@ -60,6 +65,7 @@ fn of_index(log: &str) -> Seen {
         cause: "new_epoch".into(),
         after: Some(format!("{log}.1.0")),
         next: format!("{log}.2.0"),
+        at: AFTER_ALL,
     })
 }
 
@@ -238,6 +244,47 @@ fn a_gap_of_the_index_covers_what_its_client_was_not_told_yet() {
     assert!(!gap.encloses("s1.2.7~t0123456789ab.2.0"));
     assert!(!gap.encloses("s1.1.7~t0123456789ab.1.0"));
     assert!(!gap.encloses("s1.2.7~t0123456789xy.1.0"));
+}
+
+/// The log began again without its newest two, and what is there comes once more.
+#[test]
+fn a_gap_that_ends_a_life_covers_what_was_begun_before_it_came() {
+    let again = |at: u64| {
+        let mut seen = whole();
+        seen.truncate(1 + 15);
+        seen.push(Seen::Gap(GapSeen {
+            scope: "o.*".into(),
+            cause: "new_epoch".into(),
+            after: Some(id(15)),
+            next: "r0.2.0".into(),
+            at,
+        }));
+        let anew = |offset: usize| id(offset).replace("r0.1.", "r0.2.").into();
+        for turn in (0..15).chain(17..20) {
+            seen.push(Seen::Event {
+                channel: turn % 2,
+                number: turn / 2,
+                bytes: BYTES,
+                id: anew(turn + 1),
+            });
+        }
+        let rules = Rules {
+            may_begin_anew: true,
+            ..ONE_LOG
+        };
+        let transcript = Transcript {
+            channels: vec![0, 1],
+            seen,
+            ..Transcript::default()
+        };
+        record(&published(), rules).judge_all(&[transcript])
+    };
+    let verdict = again(AFTER_ALL);
+    assert_eq!((verdict.missing, verdict.covered), (0, 2), "{verdict}");
+    assert_eq!((verdict.repeated, verdict.garbled), (15, 0), "{verdict}");
+    // The sixteenth and seventeenth were begun later.
+    let verdict = again(published().of(1)[7].begun);
+    assert_eq!((verdict.missing, verdict.covered), (2, 0), "{verdict}");
 }
 
 #[test]
