@@ -17,6 +17,9 @@ use crate::outbox::{Doorbell, Key};
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The most messages that are taken in one turn.
 const MESSAGES: usize = 64;
+/// After so many frames were handed to members no further message is taken in this turn: some
+/// milliseconds. A message holds a feed's batch, which is bounded too.
+const HANDED_OVER: u64 = 1 << 18;
 /// The most pages of history that are taken in one turn, each by one subscriber.
 const PAGES: usize = 4;
 /// The most members that are written to before others have their turn: about a millisecond.
@@ -38,14 +41,17 @@ pub(crate) async fn run(
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut calls = FuturesUnordered::new();
-    let mut messages: Vec<Message> = Vec::with_capacity(MESSAGES);
+    let mut messages: VecDeque<Message> = VecDeque::with_capacity(MESSAGES);
     let mut sockets: Vec<Ready> = Vec::new();
     let mut pages: VecDeque<Page> = VecDeque::new();
     loop {
         let (mut ticked, mut polled, mut ended) = (false, Ok(()), false);
-        if shard.is_settled() && pages.is_empty() {
+        if shard.is_settled() && pages.is_empty() && messages.is_empty() {
             tokio::select! {
-                count = inbox.recv_many(&mut messages, MESSAGES) => ended = count == 0,
+                message = inbox.recv() => match message {
+                    Some(message) => messages.push_back(message),
+                    None => ended = true,
+                },
                 Some(page) = calls.next(), if !calls.is_empty() => pages.push_back(page),
                 () = doorbell.rung() => {}
                 done = poll(&mut poller, &mut sockets) => polled = done,
@@ -60,7 +66,7 @@ pub(crate) async fn run(
         // a fan-out under way holds up nothing else.
         while messages.len() < MESSAGES && !shard.is_full() {
             match inbox.try_recv() {
-                Ok(message) => messages.push(message),
+                Ok(message) => messages.push_back(message),
                 Err(error) => {
                     ended |= error == TryRecvError::Disconnected;
                     break;
@@ -80,9 +86,13 @@ pub(crate) async fn run(
         ticked |= ticks.tick().now_or_never().is_some();
 
         shard.set_now(since(began));
-        messages
-            .drain(..)
-            .for_each(|message| shard.on_message(message));
+        // What was handed over is counted anew each turn.
+        while !shard.is_full()
+            && !shard.has_handed_over(HANDED_OVER)
+            && let Some(message) = messages.pop_front()
+        {
+            shard.on_message(message);
+        }
         if let Some(poller) = &poller {
             watch_arrivals(&mut shard, poller);
         }
@@ -111,7 +121,7 @@ pub(crate) async fn run(
         if ticked {
             shard.on_tick();
         }
-        if ended {
+        if ended && messages.is_empty() {
             // The last words, to whoever takes them at once.
             shard.release_all();
             while !shard.is_settled() {

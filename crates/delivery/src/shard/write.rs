@@ -108,6 +108,11 @@ impl Shard {
         self.dirty.is_empty()
     }
 
+    /// Whether so many frames were handed to members since the last [`flush`](Self::flush).
+    pub(crate) fn has_handed_over(&self, frames: u64) -> bool {
+        self.tally.frames >= frames
+    }
+
     /// Whether so much is to be written that no more shall be taken in before it is.
     pub(crate) fn is_full(&self) -> bool {
         self.runs.is_full()
