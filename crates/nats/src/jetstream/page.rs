@@ -65,16 +65,15 @@ impl Log {
             _ => false,
         };
         self.forget_deleted(&info).await?;
-        let standing = self.standing();
         let page = Page {
             log: self,
             query,
-            standing,
+            standing: self.standing(),
             lost,
             reads,
         };
         match &query.since {
-            Since::Now => Ok(page.history(Vec::new(), standing.head, false)),
+            Since::Now => Ok(page.history(Vec::new(), page.standing.head, false)),
             Since::Oldest => page.oldest(&info).await,
             Since::Last(each) => page.last(&info, *each).await,
             Since::After(cursor) => match page.find(cursor).await? {
@@ -172,14 +171,13 @@ impl Page<'_> {
     /// Compares a cursor with the message that stands there.
     async fn find(&self, cursor: &Position) -> Result<Found, Trouble> {
         let place = Place::of(cursor.offset).filter(|_| cursor.epoch == self.standing.epoch);
-        let Some(place) = place else {
+        let Some(place @ Place { seq, .. }) = place else {
             return Ok(Found::Elsewhere);
         };
-        if place.seq > self.standing.reached {
+        if seq > self.standing.reached {
             // Nobody knows yet what stands there, unless nothing does.
             return self.lost.then_some(Found::Elsewhere).ok_or(Trouble::Behind);
         }
-        let seq = place.seq;
         if seq == 0 {
             return Ok(Found::After(0));
         }
