@@ -83,6 +83,10 @@ async fn heal(intake: &Intake, store: &Store) -> Result<(), Unread> {
 /// Where the log stands, which all that this node knows of is held against.
 async fn stand(intake: &Intake, store: &Store, mint: bool) -> Result<Stand, Unread> {
     intake.vet();
+    if let Some(stray) = intake.stray() {
+        store.stand(&stray, false).await?;
+        intake.settle(&stray);
+    }
     let seen = intake.seen();
     let stand = store.stand(&seen, mint).await?;
     if intake.verified(&seen, stand.seen()) {

@@ -99,7 +99,9 @@ impl Intake {
     pub(crate) fn saw(&self, seen: &Seen, now: Seen) {
         let mut state = self.state.lock();
         let is_other = now.epoch != state.epoch;
-        if state.accept(seen, now) && is_other {
+        let is_moved = now.epoch != seen.epoch;
+        // Not covered by a new epoch is what was seen since the server was asked.
+        if state.accept(seen, now) && is_other || is_moved || state.stray.is_some() {
             // Followers must be told, even if nothing is announced.
             self.stop(&mut state);
         }

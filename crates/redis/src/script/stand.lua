@@ -7,17 +7,50 @@
 --
 -- meta: layout, epoch, offset (the last place given), begin (the place where the epoch began),
 -- forgotten (no channel that is not in the zset has an event after it), runs ("run base run base …":
--- the servers that gave places, in turn, and where the log stood when each took over), holes ("after
+-- the servers that gave places, in turn, and where the log stood when each took over), ended ("epoch
+-- told run kept …": of epochs before this one, up to which place what was lost is told, and on which
+-- run all up to which place was there at the end), holes ("after
 -- next after next …": events after the one place and up to the other are missing that nobody can name).
 
 local RUNS = 8
 local HOLES = 32
+local ENDED = 8
 
 local function text(number) return string.format('%.0f', number) end
 
+-- Ends an epoch, or tells more of one that has ended: what callers saw of it up to `told` is told by
+-- the epoch that begins now.
+local function note_end(ended, epoch, told, run, kept)
+  for at, one in ipairs(ended) do
+    if one[1] == epoch then
+      one[2] = text(told)
+      return
+    end
+  end
+  ended[#ended + 1] = {epoch, text(told), run == '' and '-' or run, text(kept)}
+  if #ended > ENDED then table.remove(ended, 1) end
+end
+
+local function join_ended(ended)
+  local parts = {}
+  for _, one in ipairs(ended) do parts[#parts + 1] = table.concat(one, ' ') end
+  return table.concat(parts, ' ')
+end
+
+-- Whether the caller saw something of an epoch that had ended here, which another server took while
+-- others had left that one, and were told too early to be told of it.
+local function is_untold(ended, epoch, seen, run)
+  for _, one in ipairs(ended) do
+    if one[1] == epoch then
+      return seen > tonumber(one[2]) and not (run == one[3] and seen <= tonumber(one[4]))
+    end
+  end
+  return false
+end
+
 local function stand()
   local fresh, run, seen_epoch, seen, seen_run = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-  local at = redis.call('HMGET', KEYS[1], 'layout', 'epoch', 'offset', 'begin', 'forgotten', 'runs', 'holes')
+  local at = redis.call('HMGET', KEYS[1], 'layout', 'epoch', 'offset', 'begin', 'forgotten', 'runs', 'holes', 'ended')
   if at[1] and at[1] ~= ARGV[1] then
     return redis.error_reply('LAYOUT the log was made with partitions = ' .. at[1] .. ', not ' .. ARGV[1])
   end
@@ -26,6 +59,11 @@ local function stand()
     redis.call('UNLINK', KEYS[1], KEYS[2])
     redis.call('HSET', KEYS[1], 'layout', ARGV[1], 'epoch', fresh, 'offset', '0', 'begin', '0',
       'forgotten', '0', 'runs', run .. ' 0')
+    if seen_epoch ~= '0' then
+      local ended = {}
+      note_end(ended, seen_epoch, seen, run, 0)
+      redis.call('HSET', KEYS[1], 'ended', join_ended(ended))
+    end
     return {epoch = fresh, offset = 0, begin = 0, forgotten = 0, holes = ''}
   end
   local log = {
@@ -56,10 +94,22 @@ local function stand()
     end
   end
   local unknown = seen_run ~= '' and not found
-  if log.epoch == seen_epoch and (seen > low or unknown and seen > 0) then
+  local ended = {}
+  for epoch, told, on, kept in string.gmatch(at[8] or '', '(%d+) (%d+) (%S+) (%d+)') do
+    ended[#ended + 1] = {epoch, told, on, kept}
+  end
+  local lost
+  if log.epoch == seen_epoch then
+    lost = seen > low or unknown and seen > 0
+  else
+    lost = is_untold(ended, seen_epoch, seen, seen_run)
+    if lost then note_end(ended, log.epoch, log.offset, run, log.offset) end
+  end
+  if lost then
+    note_end(ended, seen_epoch, seen, run, log.offset)
     log.epoch, log.begin = fresh, log.offset
     redis.call('HSET', KEYS[1], 'epoch', fresh, 'begin', text(log.begin),
-      'runs', run .. ' ' .. text(log.offset))
+      'runs', run .. ' ' .. text(log.offset), 'ended', join_ended(ended))
   end
   return log
 end

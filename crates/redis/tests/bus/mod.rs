@@ -35,6 +35,8 @@ struct State {
     passage: Passage,
     /// What the server sends with this in it does not come through.
     lost: Option<&'static str>,
+    /// Where it leads now, instead of where it led first.
+    server: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,6 +59,7 @@ impl Door {
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                let server = seen.borrow().server.unwrap_or(server);
                 tokio::spawn(pass(client, server, seen.clone()));
             }
         });
@@ -87,6 +90,14 @@ impl Door {
     pub(crate) fn stall(&self) {
         self.state
             .send_modify(|state| state.passage = Passage::Stalled);
+    }
+
+    /// Throws out whoever stands in it, and leads to another server from then on.
+    pub(crate) fn lead(&self, server: SocketAddr) {
+        self.state.send_modify(|state| {
+            state.shut += 1;
+            state.server = Some(server);
+        });
     }
 
     pub(crate) fn reopen(&self) {

@@ -46,6 +46,16 @@ impl Intake {
         self.state.lock().accept(seen, now)
     }
 
+    /// What was seen of an epoch that this node has left, and must be compared.
+    pub(in crate::durable) fn stray(&self) -> Option<Seen> {
+        self.state.lock().stray.clone()
+    }
+
+    /// A script has compared it.
+    pub(in crate::durable) fn settle(&self, stray: &Seen) {
+        self.state.lock().stray.take_if(|held| held == stray);
+    }
+
     /// Whether healing is due.
     pub(in crate::durable) fn is_healing(&self) -> bool {
         self.state.lock().stage == Stage::Healing

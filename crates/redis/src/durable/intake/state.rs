@@ -16,6 +16,8 @@ pub(super) struct State {
     /// Everything up to here was handed on, told as a gap, or is not followed.
     pub(super) high: u64,
     pub(super) seen: Seen,
+    /// What was seen of an epoch that this node has left, and no script has compared yet.
+    pub(super) stray: Option<Seen>,
     /// The run of the server at the other end of the link for subscriptions.
     pub(super) run: Arc<str>,
     pub(super) stage: Stage,
@@ -87,6 +89,7 @@ impl Default for State {
             epoch: nowhere.epoch,
             high: 0,
             seen: nowhere,
+            stray: None,
             run: "".into(),
             stage: Stage::Cut,
             again: false,
@@ -112,20 +115,26 @@ impl State {
 
     /// Takes a server's word, given on what was `seen`. Answers whether it covers what is seen now.
     pub(super) fn accept(&mut self, seen: &Seen, now: Seen) -> bool {
-        let is_covered = if seen.epoch != self.seen.epoch {
-            false
-        } else if now.epoch != seen.epoch {
-            true
-        } else if now.run == self.seen.run {
+        if now.epoch == self.seen.epoch && now.run == self.seen.run {
             self.seen.offset = self.seen.offset.max(now.offset);
             return true;
-        } else {
-            *seen == self.seen
-        };
+        }
+        let is_covered = *seen == self.seen;
         if is_covered {
             self.seen = now;
+        } else if now.epoch == seen.epoch && now.epoch != self.seen.epoch {
+            self.stray(now);
         }
         is_covered
+    }
+
+    /// An answer came late, of a server that was left: what it took is not where this node is.
+    fn stray(&mut self, late: Seen) {
+        let further = self.stray.take().filter(|held| {
+            let is_same = held.epoch == late.epoch;
+            is_same && held.offset > late.offset
+        });
+        self.stray = Some(further.unwrap_or(late));
     }
 
     pub(super) fn turn(&self, announced: &Announced) -> Turn {
@@ -323,9 +332,14 @@ mod tests {
         // The same server, in whatever order its answers are read.
         assert!(state.accept(&before, seen(1, 14, "two")));
         assert_eq!(state.seen, seen(1, 15, "two"));
-        // A new epoch, and then a late answer from before it.
+        // A new epoch, given on less than is seen by now.
+        assert!(!state.accept(&before, seen(2, 15, "three")));
+        // A new epoch, and then late answers from before it: what they say is not forgotten.
+        let now = state.seen.clone();
         assert!(state.accept(&now, seen(2, 15, "two")));
-        assert!(!state.accept(&now, seen(1, 16, "two")));
+        assert!(!state.accept(&now, seen(1, 17, "one")));
+        assert!(!state.accept(&now, seen(1, 16, "one")));
         assert_eq!(state.seen, seen(2, 15, "two"));
+        assert_eq!(state.stray, Some(seen(1, 17, "one")));
     }
 }
