@@ -17,6 +17,8 @@ use crate::eventually::PAUSE;
 const OUTPUT_BYTES: usize = 256 << 10;
 /// How long a dead process's last words may take; a grandchild can hold the pipe open for ever.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a process that was told to stop may go on.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A child process. Dropping it kills it and waits for its end, so that its files are at rest
 /// and its port is free; if the test is panicking, its output is printed.
@@ -82,6 +84,42 @@ impl Process {
     /// How it ended, if it has.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// Stops it where it stands, and waits until it does: the signal goes to one of its threads,
+    /// and until that one runs, the others go on.
+    ///
+    /// # Panics
+    /// If it does not stop.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it polls for a fact; tests call it where they cannot wait"
+    )]
+    pub(crate) fn pause(&mut self) {
+        self.signal("STOP");
+        let start = Instant::now();
+        while !self.stands_still() && self.status().is_none() {
+            assert!(
+                start.elapsed() < STOPS_WITHIN,
+                "{} does not stop",
+                self.name
+            );
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether all of its threads are stopped; yes where the system does not tell.
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.id())) else {
+            return true;
+        };
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // After the name, which is in parentheses.
+            let state = stat.rsplit(") ").next().unwrap_or_default();
+            // Gone meanwhile, or stopped, by a signal or a debugger, or dead.
+            state.is_empty() || state.starts_with(['T', 't', 'Z', 'X'])
+        })
     }
 
     /// Sends a signal by its name without SIG. Nothing if the process has ended.

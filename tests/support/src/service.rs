@@ -84,6 +84,10 @@ impl Service {
         self.process.kill();
     }
 
+    pub(crate) fn pause(&mut self) {
+        self.process.pause();
+    }
+
     pub(crate) fn signal(&mut self, signal: &str) {
         self.process.signal(signal);
     }
@@ -174,7 +178,7 @@ macro_rules! service_methods {
 
             /// Stops it where it stands (SIGSTOP): connections stay open and nothing answers.
             pub fn pause(&mut self) {
-                self.service.signal("STOP");
+                self.service.pause();
             }
 
             /// Lets it go on after [`pause`](Self::pause).

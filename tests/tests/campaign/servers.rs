@@ -72,7 +72,7 @@ async fn redis_sentinel_under_faults() {
     };
     let verdict = campaign.run(&mut rig).await;
     is_true(&verdict);
-    assert!(verdict.covered > 0, "{verdict}");
+    assert!(verdict.gaps > 0, "{verdict}");
 }
 
 /// What falls on links and nodes alone costs nothing. A busy machine must not look like a dead one.
@@ -146,7 +146,7 @@ async fn redis_cluster_under_faults() {
     };
     let verdict = campaign.run(&mut rig).await;
     is_true(&verdict);
-    assert!(verdict.covered > 0, "{verdict}");
+    assert!(verdict.gaps > 0, "{verdict}");
 }
 
 /// What was acknowledged is in its files when it is killed, and heals.
@@ -185,5 +185,5 @@ async fn jetstream_that_loses_its_tail() {
     };
     let verdict = campaign.run(&mut rig).await;
     is_true(&verdict);
-    assert!(verdict.covered > 0, "{verdict}");
+    assert!(verdict.gaps > 0, "{verdict}");
 }
