@@ -401,6 +401,23 @@ async fn a_flushed_store_is_a_new_epoch_on_every_node() {
 }
 
 #[tokio::test]
+async fn nodes_that_saw_different_parts_of_a_lost_log_begin_one_new_epoch() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let less = connect(quick(server.url())).await;
+    let more = connect(quick(server.url())).await;
+    publish(&less, "a", "both know of it").await;
+    publish(&more, "a", "the one does not follow it").await;
+    server.cli(&["FLUSHALL"]).await;
+    // All of the old log was told to be lost when the first of them began the new one.
+    let first = publish(&less, "a", "new").await.position.unwrap();
+    let second = publish(&more, "a", "new").await.position.unwrap();
+    assert_eq!(first.epoch, second.epoch);
+    assert_eq!((first.offset, second.offset), (Offset(1), Offset(2)));
+}
+
+#[tokio::test]
 async fn what_is_left_of_a_lost_log_is_not_taken_for_the_new_one() {
     let Some(server) = RedisServer::start().await else {
         return;

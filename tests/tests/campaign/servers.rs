@@ -5,16 +5,11 @@ use std::time::Duration;
 use fanfare_testkit::{RedisCluster, RedisSentinel};
 
 use super::{
-    AOF_EVERYSEC, Bus, Campaign, DURABLE, Fault, Plan, Rig, Rules, SECONDS, campaign, is_true,
-    is_whole, on_nats, over_http,
+    AOF_EVERYSEC, Bus, Campaign, DURABLE, Fault, LOSSY, Plan, Rig, Rules, SECONDS, campaign,
+    is_true, is_whole, on_nats, over_http,
 };
 
 const REPLICAS: usize = 2;
-/// The newest of what was acknowledged may be lost, and is told.
-const LOSSY: Rules = Rules {
-    may_begin_anew: true,
-    ..DURABLE
-};
 /// A partition is a log; which channels share one, its ids tell.
 const PARTED: fn(usize) -> usize = |channel| channel;
 

@@ -8,8 +8,8 @@
 -- meta: layout, epoch, offset (the last place given), begin (the place where the epoch began),
 -- forgotten (no channel that is not in the zset has an event after it), runs ("run base run base …":
 -- the servers that gave places, in turn, and where the log stood when each took over), ended ("epoch
--- told run kept …": of epochs before this one, up to which place what was lost is told, and on which
--- run all up to which place was there at the end), holes ("after
+-- told run …": of epochs before this one, up to which place what was lost is told, and which run ended
+-- it), holes ("after
 -- next after next …": events after the one place and up to the other are missing that nobody can name).
 
 local RUNS = 8
@@ -20,14 +20,14 @@ local function text(number) return string.format('%.0f', number) end
 
 -- Ends an epoch, or tells more of one that has ended: what callers saw of it up to `told` is told by
 -- the epoch that begins now.
-local function note_end(ended, epoch, told, run, kept)
-  for at, one in ipairs(ended) do
+local function note_end(ended, epoch, told, run)
+  for _, one in ipairs(ended) do
     if one[1] == epoch then
-      one[2] = text(told)
+      one[2] = text(math.max(told, tonumber(one[2])))
       return
     end
   end
-  ended[#ended + 1] = {epoch, text(told), run == '' and '-' or run, text(kept)}
+  ended[#ended + 1] = {epoch, text(told), run == '' and '-' or run}
   if #ended > ENDED then table.remove(ended, 1) end
 end
 
@@ -38,12 +38,11 @@ local function join_ended(ended)
 end
 
 -- Whether the caller saw something of an epoch that had ended here, which another server took while
--- others had left that one, and were told too early to be told of it.
+-- others had left that one, and were told too early to be told of it. What the server itself had given
+-- when it ended the epoch, all who were told then are told.
 local function is_untold(ended, epoch, seen, run)
   for _, one in ipairs(ended) do
-    if one[1] == epoch then
-      return seen > tonumber(one[2]) and not (run == one[3] and seen <= tonumber(one[4]))
-    end
+    if one[1] == epoch then return seen > tonumber(one[2]) and run ~= one[3] end
   end
   return false
 end
@@ -61,7 +60,7 @@ local function stand()
       'forgotten', '0', 'runs', run .. ' 0')
     if seen_epoch ~= '0' then
       local ended = {}
-      note_end(ended, seen_epoch, seen, run, 0)
+      note_end(ended, seen_epoch, seen, run)
       redis.call('HSET', KEYS[1], 'ended', join_ended(ended))
     end
     return {epoch = fresh, offset = 0, begin = 0, forgotten = 0, holes = ''}
@@ -95,18 +94,18 @@ local function stand()
   end
   local unknown = seen_run ~= '' and not found
   local ended = {}
-  for epoch, told, on, kept in string.gmatch(at[8] or '', '(%d+) (%d+) (%S+) (%d+)') do
-    ended[#ended + 1] = {epoch, told, on, kept}
+  for epoch, told, on in string.gmatch(at[8] or '', '(%d+) (%d+) (%S+)') do
+    ended[#ended + 1] = {epoch, told, on}
   end
   local lost
   if log.epoch == seen_epoch then
     lost = seen > low or unknown and seen > 0
   else
     lost = is_untold(ended, seen_epoch, seen, seen_run)
-    if lost then note_end(ended, log.epoch, log.offset, run, log.offset) end
+    if lost then note_end(ended, log.epoch, log.offset, run) end
   end
   if lost then
-    note_end(ended, seen_epoch, seen, run, log.offset)
+    note_end(ended, seen_epoch, seen, run)
     log.epoch, log.begin = fresh, log.offset
     redis.call('HSET', KEYS[1], 'epoch', fresh, 'begin', text(log.begin),
       'runs', run .. ' ' .. text(log.offset), 'ended', join_ended(ended))
