@@ -13,6 +13,13 @@ use smallvec::SmallVec;
 pub const MAX_BYTES: usize = 4096;
 /// The most logs in a cursor.
 pub const MAX_LOGS: usize = 64;
+/// What a cursor of one log usually has room in.
+const USUAL_BYTES: usize = 48;
+/// The digits of the greatest offset, in base 36.
+const WIDEST: usize = 25;
+/// The greatest power of 36 that 64 bits hold, and its exponent.
+const CHUNK: u64 = 36_u64.pow(CHUNK_DIGITS as u32);
+const CHUNK_DIGITS: usize = 12;
 
 /// One client's place in every log that its channels live in.
 ///
@@ -106,30 +113,60 @@ impl fmt::Display for Cursor {
             if index > 0 {
                 f.write_str("~")?;
             }
-            f.write_str(place.log.as_str())?;
-            f.write_str(".")?;
-            write_base36(f, u128::from(place.epoch.0))?;
-            f.write_str(".")?;
-            write_base36(f, place.offset.0)?;
+            write_place(f, place)?;
         }
         Ok(())
     }
 }
 
-fn write_base36(f: &mut fmt::Formatter<'_>, mut number: u128) -> fmt::Result {
-    let mut digits = [0_u8; 25];
+/// The text of the cursor that names this place alone: the id of most events.
+pub(crate) fn text_of(place: &Position) -> String {
+    let mut text = String::with_capacity(USUAL_BYTES);
+    // A string takes all that is written.
+    let _ = write_place(&mut text, place);
+    text
+}
+
+fn write_place(out: &mut impl fmt::Write, place: &Position) -> fmt::Result {
+    out.write_str(place.log.as_str())?;
+    out.write_str(".")?;
+    write_base36(out, u128::from(place.epoch.0))?;
+    out.write_str(".")?;
+    write_base36(out, place.offset.0)
+}
+
+fn write_base36(out: &mut impl fmt::Write, number: u128) -> fmt::Result {
+    let mut digits = [b'0'; WIDEST];
+    let mut end = WIDEST;
+    let mut rest = number;
+    // Numbers of 128 bits are divided by a routine, those of 64 by the processor.
+    let high = loop {
+        match u64::try_from(rest) {
+            Ok(high) => break high,
+            Err(_) => {
+                let low = (rest % u128::from(CHUNK)) as u64;
+                put_base36(&mut digits[..end], low);
+                rest /= u128::from(CHUNK);
+                end -= CHUNK_DIGITS;
+            }
+        }
+    };
+    let start = put_base36(&mut digits[..end], high);
+    // They are ASCII.
+    out.write_str(std::str::from_utf8(&digits[start..]).unwrap_or_default())
+}
+
+/// Writes a number so that it ends where `digits` end. Answers where it begins.
+fn put_base36(digits: &mut [u8], mut number: u64) -> usize {
     let mut start = digits.len();
     loop {
         start -= 1;
         digits[start] = b"0123456789abcdefghijklmnopqrstuvwxyz"[(number % 36) as usize];
         number /= 36;
         if number == 0 {
-            break;
+            return start;
         }
     }
-    digits[start..]
-        .iter()
-        .try_for_each(|digit| fmt::Write::write_char(f, char::from(*digit)))
 }
 
 fn parse_base36(text: &str) -> Option<u128> {
@@ -175,6 +212,8 @@ mod tests {
                 .collect();
             let text = cursor.to_string();
             prop_assert!(text.bytes().all(|b| b.is_ascii_graphic()));
+            let each: Vec<_> = cursor.places().iter().map(text_of).collect();
+            prop_assert_eq!(&text, &each.join("~"));
             prop_assert_eq!(Cursor::parse(&text), Ok(cursor));
         }
 

@@ -7,7 +7,7 @@ use fanfare_core::{Data, Event};
 use serde::Serialize;
 
 use crate::{
-    Cursor, Format,
+    Format, cursor,
     framing::{Framed, Framing},
 };
 
@@ -72,7 +72,7 @@ pub(crate) fn render(
     let id = match id {
         Some(id) => id,
         None => {
-            own = Cursor::from(event.position.clone()).to_string();
+            own = cursor::text_of(&event.position);
             &own
         }
     };
