@@ -64,6 +64,7 @@ macro_rules! __with_laws {
             [$($more)*]
             order {
                 offsets_rise_in_order_of_announcement
+                a_batch_is_stored_in_its_order
                 what_is_published_arrives_unchanged
                 an_event_names_its_predecessor
                 a_known_key_stores_nothing_again

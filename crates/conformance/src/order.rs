@@ -1,6 +1,6 @@
 //! Law 1: publish stores and announces in one step, and offsets rise in order of announcement.
 
-use fanfare_core::{Data, ErrorKind, EventType, IdempotencyKey, Publication};
+use fanfare_core::{Data, ErrorKind, EventType, IdempotencyKey, MAX_BATCH, Publication};
 
 use crate::{Done, Stand, Verdict, Violation, account};
 
@@ -181,6 +181,87 @@ pub async fn a_known_key_stores_nothing_again(stand: Stand) -> Verdict {
     witness.until_data("end").await?;
     let data = witness.data();
     ensure!(data == ["first", "between", "end"], "announced: {data:?}");
+    Ok(Done::Kept)
+}
+
+/// A batch is stored and announced in its order, and each of it stands for itself.
+pub async fn a_batch_is_stored_in_its_order(stand: Stand) -> Verdict {
+    let channels = stand.channels(3)?;
+    let mut witness = stand.witness().await?;
+    let capabilities = &stand.capabilities;
+    let mut batch = Vec::new();
+    for index in 0..MAX_BATCH {
+        let data = index.to_string();
+        let publication = match capabilities.idempotency && index % 10 == 7 {
+            true => keyed(&data, &data)?,
+            false => Publication::new(data),
+        };
+        batch.push((channels[index % channels.len()].clone(), publication));
+    }
+    // One that is too large, and one whose key is in the batch already.
+    const LARGE: usize = 50;
+    if let Some(max) = capabilities.max_data_bytes {
+        batch[LARGE].1 = Publication::new("x".repeat(max + 1));
+    }
+    const FIRST: usize = 27;
+    const AGAIN: usize = 87;
+    if capabilities.idempotency {
+        batch[AGAIN] = (batch[FIRST].0.clone(), keyed("again", "27")?);
+    }
+    let results = stand.broker.publish_all(&batch).await;
+    ensure!(
+        results.len() == batch.len(),
+        "{} results for {} publications",
+        results.len(),
+        batch.len()
+    );
+    let mut expected = Vec::new();
+    let mut places = Vec::new();
+    for (index, (result, (_, publication))) in results.iter().zip(&batch).enumerate() {
+        match result {
+            Err(error) => {
+                let is_large = index == LARGE && capabilities.max_data_bytes.is_some();
+                ensure!(
+                    is_large && error.kind() == ErrorKind::TooLarge,
+                    "publication {index} was refused: {error}"
+                );
+            }
+            Ok(published) if published.duplicate => {
+                let first = results[FIRST].as_ref().ok();
+                ensure!(
+                    index == AGAIN && first.is_some_and(|it| it.position == published.position),
+                    "publication {index} is no duplicate of its key's first: {published:?}"
+                );
+            }
+            Ok(published) => {
+                expected.push(publication.data.as_str().to_owned());
+                places.push(published.position.clone());
+            }
+        }
+    }
+    let duplicates = usize::from(capabilities.idempotency);
+    let refused = usize::from(capabilities.max_data_bytes.is_some());
+    ensure!(
+        expected.len() == batch.len() - duplicates - refused,
+        "{} of {} were stored",
+        expected.len(),
+        batch.len()
+    );
+    witness.until_events(expected.len()).await?;
+    ensure!(
+        witness.data() == expected,
+        "published {expected:?}, got {:?}",
+        witness.data()
+    );
+    for (event, place) in witness.events().zip(&places) {
+        if let Some(place) = place {
+            ensure!(
+                *place == event.position,
+                "publish answered {place:?}, the event has {:?}",
+                event.position
+            );
+        }
+    }
     Ok(Done::Kept)
 }
 

@@ -36,6 +36,7 @@ enum Fault {
     IgnoresKeys,
     StaysOpen,
     NeverLetsGo,
+    ReversesBatches,
 }
 
 const EVERY: usize = 100;
@@ -116,6 +117,24 @@ impl Broker for Broken {
             publication.key = None;
         }
         self.inner.publish(channel, publication).await
+    }
+
+    async fn publish_all(
+        &self,
+        batch: &[(Channel, Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let mut batch: Vec<_> = batch.to_vec();
+        if self.fault == Fault::IgnoresKeys {
+            batch.iter_mut().for_each(|(_, one)| one.key = None);
+        }
+        if self.fault == Fault::ReversesBatches {
+            batch.reverse();
+        }
+        let mut results = self.inner.publish_all(&batch).await;
+        if self.fault == Fault::ReversesBatches {
+            results.reverse();
+        }
+        results
     }
 
     async fn subscribe(
@@ -316,4 +335,9 @@ async fn other_faults_are_caught() {
     )
     .await;
     caught(Fault::NeverLetsGo, &["pattern::letting_go_ends_the_flow"]).await;
+    caught(
+        Fault::ReversesBatches,
+        &["order::a_batch_is_stored_in_its_order"],
+    )
+    .await;
 }

@@ -9,12 +9,17 @@ use crate::{
     Publication,
 };
 
+/// The most publications of a batch: so many are stored and announced in one step, in which the bus
+/// serves nobody else.
+pub const MAX_BATCH: usize = 128;
+
 /// A publish/subscribe system that edge nodes share.
 ///
 /// Laws; each is a named test in `fanfare-conformance`:
 ///
 /// 1. **Publish stores and announces in one step.** Offsets rise in order of announcement, over
-///    all channels of a log. A publication that was refused is neither stored nor announced.
+///    all channels of a log. A publication that was refused is neither stored nor announced. A
+///    batch is stored in its order.
 /// 2. **An event published after `subscribe` returned is delivered, or covered by a
 ///    [`Gap`](crate::Gap).** It reaches an inlet once, however many of that inlet's subscriptions
 ///    select it, and events of one log reach one inlet in offset order over all its subscriptions.
@@ -29,7 +34,7 @@ use crate::{
 /// `publish` may or may not have stored its publication, and a dropped `subscribe` leaves nothing
 /// behind.
 ///
-/// Six methods; a seventh needs a law and a conformance test first. Presence and the like are
+/// Seven methods; an eighth needs a law and a conformance test first. Presence and the like are
 /// second traits. Behaviour is added by wrapping a broker in another, and the wrapper passes the
 /// same suite.
 #[async_trait]
@@ -44,6 +49,31 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         channel: &Channel,
         publication: Publication,
     ) -> Result<Published, BrokerError>;
+
+    /// Stores and announces publications, those of one log in their order (law 1). Each stands for
+    /// itself: what is refused keeps no other from being stored. Answers a result for each, in their
+    /// order. Callers hand over at most [`MAX_BATCH`].
+    ///
+    /// A backend with a round trip to its bus takes them all in one; else they are published one
+    /// after the other. Where the bus fails, the rest is not tried.
+    ///
+    /// # Errors
+    /// Of each, as those of [`publish`](Self::publish).
+    async fn publish_all(
+        &self,
+        batch: &[(Channel, Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let mut results: Vec<Result<Published, BrokerError>> = Vec::with_capacity(batch.len());
+        for (channel, publication) in batch {
+            let failed = results.last().and_then(|result| result.as_ref().err());
+            let result = match failed.filter(|error| error.is_transient()) {
+                Some(error) => Err(error.not_tried()),
+                None => self.publish(channel, publication.clone()).await,
+            };
+            results.push(result);
+        }
+        results
+    }
 
     /// Makes the events of `pattern` flow into `inlet`, from the return of this call on (law 2).
     /// Dropping the answer unsubscribes.

@@ -57,6 +57,13 @@ impl BrokerError {
         self.backend
     }
 
+    /// The error of what was not tried after this one: nothing of it was stored.
+    #[must_use]
+    pub fn not_tried(&self) -> Self {
+        let message = format!("was not tried after a failure: {}", self.message);
+        Self::new(ErrorKind::Unavailable, self.backend, message)
+    }
+
     /// Whether the same call may go through later.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, ErrorKind::Timeout | ErrorKind::Unavailable)

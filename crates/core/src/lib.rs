@@ -9,6 +9,7 @@
 //! This crate opens no socket and knows no client, no token and no SSE byte.
 //! Read [`broker`] first: it states the laws.
 
+pub mod batch;
 pub mod broker;
 pub mod capabilities;
 pub mod channel;
@@ -29,7 +30,7 @@ pub mod retention;
 pub mod routed;
 pub mod store;
 
-pub use broker::{Broker, Published, Subscription};
+pub use broker::{Broker, MAX_BATCH, Published, Subscription};
 pub use capabilities::{Capabilities, Late, LogMap};
 pub use channel::{Channel, InvalidChannel, Pattern};
 pub use error::{BrokerError, ErrorKind};

@@ -214,6 +214,13 @@ impl Broker for Retained {
         self.shared.inner.publish(channel, publication).await
     }
 
+    async fn publish_all(
+        &self,
+        batch: &[(Channel, Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        self.shared.inner.publish_all(batch).await
+    }
+
     async fn subscribe(
         &self,
         pattern: &Pattern,

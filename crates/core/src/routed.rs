@@ -7,7 +7,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use crate::{
     Broker, BrokerError, Capabilities, Channel, ErrorKind, History, HistoryQuery, Inlet, LogId,
-    LogMap, Pattern, Publication, Published, Subscription,
+    LogMap, Pattern, Publication, Published, Subscription, batch::Parts,
 };
 
 /// Which channels are a broker's: whether some channel of a pattern can be; for a channel name,
@@ -54,6 +54,18 @@ impl Routed {
             rest,
             capabilities,
         })
+    }
+
+    /// Whose a channel is: its place in `claimed`, or behind them.
+    fn place_of(&self, channel: &Channel) -> usize {
+        let pattern = Pattern::from(channel);
+        let claims = self.claimed.iter().position(|(claim, _)| claim(&pattern));
+        claims.unwrap_or(self.claimed.len())
+    }
+
+    fn broker_at(&self, place: usize) -> &Arc<dyn Broker> {
+        let claimed = self.claimed.get(place);
+        claimed.map_or(&self.rest, |(_, broker)| broker)
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<dyn Broker>> {
@@ -107,10 +119,30 @@ impl Broker for Routed {
         channel: &Channel,
         publication: Publication,
     ) -> Result<Published, BrokerError> {
-        let pattern = Pattern::from(channel);
-        let claims = self.claimed.iter().find(|(claim, _)| claim(&pattern));
-        let broker = claims.map_or(&self.rest, |(_, broker)| broker);
-        broker.publish(channel, publication).await
+        self.broker_at(self.place_of(channel))
+            .publish(channel, publication)
+            .await
+    }
+
+    async fn publish_all(
+        &self,
+        batch: &[(Channel, Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let parts = Parts::of(batch, |(channel, _)| self.place_of(channel));
+        let published = parts.iter().map(|(place, numbers)| async move {
+            let broker = self.broker_at(place);
+            if numbers.len() == batch.len() {
+                return (place, broker.publish_all(batch).await);
+            }
+            let part: Vec<_> = numbers
+                .iter()
+                .map(|number| batch[*number].clone())
+                .collect();
+            (place, broker.publish_all(&part).await)
+        });
+        let backend = self.capabilities.backend;
+        let silent = || BrokerError::new(ErrorKind::Timeout, backend, "there is no answer");
+        parts.join(join_all(published).await, silent)
     }
 
     async fn subscribe(

@@ -149,11 +149,16 @@ impl App {
         call: impl Future<Output = T>,
     ) -> Result<T, Refusal> {
         let timeout = self.config.server.broker_timeout;
-        time::timeout(timeout, call).await.map_err(|_| {
-            let backend = self.broker.capabilities().backend;
-            let message = format!("{what} took more than {timeout:?}");
-            self.broker_failed(BrokerError::new(ErrorKind::Timeout, backend, message))
-        })
+        let answer = time::timeout(timeout, call).await;
+        answer.map_err(|_| self.late(what))
+    }
+
+    /// The broker did not answer in time.
+    pub(crate) fn late(&self, what: &str) -> Refusal {
+        let timeout = self.config.server.broker_timeout;
+        let backend = self.broker.capabilities().backend;
+        let message = format!("{what} took more than {timeout:?}");
+        self.broker_failed(BrokerError::new(ErrorKind::Timeout, backend, message))
     }
 
     pub(crate) fn broker_failed(&self, source: BrokerError) -> Refusal {

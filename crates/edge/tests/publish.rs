@@ -511,6 +511,24 @@ async fn a_bus_that_fails_is_told_without_its_secrets() {
 }
 
 #[tokio::test]
+async fn what_stands_behind_a_failure_is_not_tried() {
+    let config = common::config();
+    let server = serve(config, Arc::new(Failing(memory())), |edge| edge);
+    let item = |channel: &str| json!({"channel": channel, "data": channel});
+    let items = ["a", "large", "b", "slow", "c"].map(item);
+    let answer = server.post("/publish", &json!(items).to_string()).await;
+    let status = |result: &serde_json::Value| result["status"].as_u64();
+    let results = answer.json();
+    let results = results.as_array().unwrap();
+    let statuses: Vec<_> = results.iter().filter_map(status).collect();
+    assert_eq!(statuses, [201, 413, 201, 503, 503]);
+    for (channel, events) in [("b", 1), ("c", 0)] {
+        let page = server.get(&format!("/history/{channel}")).await.json();
+        assert_eq!(page["events"].as_array().map(Vec::len), Some(events));
+    }
+}
+
+#[tokio::test]
 async fn publish_requests_are_bounded() {
     let server = start_with(|config| config.limits.publishes = 1);
     let mut holding = TcpStream::connect(server.public).await.unwrap();

@@ -8,15 +8,17 @@ mod heal;
 pub(crate) mod intake;
 pub(crate) mod names;
 mod page;
+mod publishing;
 mod read;
 pub(crate) mod store;
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use fanfare_core::{
     Broker, BrokerError, BrokerMetrics, Capabilities, Channel, ErrorKind, History, HistoryQuery,
-    Inlet, Interest, LogId, LogMap, Pattern, Publication, Published, Source, Subscription,
+    Inlet, Interest, LogId, LogMap, MAX_BATCH, Pattern, Publication, Published, Source,
+    Subscription, batch::Parts,
 };
 use futures_util::future::{join_all, try_join_all};
 
@@ -286,33 +288,41 @@ impl Shared {
         self.lanes.iter().try_for_each(|lane| lane.links.open(what))
     }
 
-    fn log(&self, channel: &Channel) -> Option<&Log> {
-        self.logs.get(self.names.partition(channel.as_str()))
-    }
-
+    /// Publishes into one partition, in this order.
     async fn announce(
         &self,
-        channel: &Channel,
-        publication: Publication,
-    ) -> Result<Published, BrokerError> {
-        let what = "publishing";
-        let log = self.log(channel);
-        let log = log.ok_or_else(|| error(ErrorKind::Rejected, "there is no such partition"))?;
-        log.links.open(what)?;
-        let seen = log.intake.seen();
-        let commands = &log.links.commands;
-        let placed = log
-            .store
-            .publish(commands, channel, &publication, &seen)
-            .await?;
-        let position = place(&log.store.log, placed.at.epoch, placed.at.offset);
-        if !placed.duplicate {
-            log.intake.saw(&seen, placed.at);
+        partition: usize,
+        batch: &[(&Channel, &Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let start = Instant::now();
+        let refused = |why: BrokerError| batch.iter().map(|_| Err(why.clone())).collect();
+        let Some(log) = self.logs.get(partition) else {
+            return refused(error(ErrorKind::Rejected, "there is no such partition"));
+        };
+        if let Err(closed) = log.links.open("publishing") {
+            return refused(closed);
         }
-        Ok(Published {
-            position: Some(position),
-            duplicate: placed.duplicate,
-        })
+        let mut results = Vec::with_capacity(batch.len());
+        for part in batch.chunks(MAX_BATCH) {
+            let seen = log.intake.seen();
+            let placed = log.store.publish(&log.links.commands, part, &seen).await;
+            // The script takes places in their order: the last one tells what the others do.
+            let newest = placed.iter().flatten().rfind(|placed| !placed.duplicate);
+            if let Some(newest) = newest {
+                log.intake.saw(&seen, newest.at.clone());
+            }
+            let published = placed.into_iter().map(|placed| {
+                placed.map(|placed| Published {
+                    position: Some(place(&log.store.log, placed.at.epoch, placed.at.offset)),
+                    duplicate: placed.duplicate,
+                })
+            });
+            results.extend(published);
+        }
+        for result in &results {
+            log.links.published(result, start.elapsed());
+        }
+        results
     }
 
     async fn follow(&self, pattern: &Pattern, inlet: &Inlet) -> Result<Subscription, Failure> {
@@ -348,11 +358,29 @@ impl Broker for RedisDurable {
         channel: &Channel,
         publication: Publication,
     ) -> Result<Published, BrokerError> {
-        let announced = self.shared.announce(channel, publication);
-        match self.shared.log(channel) {
-            Some(log) => log.links.counted(announced).await,
-            None => announced.await,
-        }
+        let partition = self.shared.names.partition(channel.as_str());
+        let batch = [(channel, &publication)];
+        let mut results = self.shared.announce(partition, &batch).await;
+        let silent = || error(ErrorKind::Timeout, "publishing: there is no answer");
+        results.pop().unwrap_or_else(|| Err(silent()))
+    }
+
+    /// One round trip for what goes into one partition, of several at a time.
+    async fn publish_all(
+        &self,
+        batch: &[(Channel, Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let shared = &self.shared;
+        let parts = Parts::of(batch, |(channel, _)| {
+            shared.names.partition(channel.as_str())
+        });
+        let announced = parts.iter().map(|(partition, numbers)| async move {
+            let part = numbers.iter().map(|number| &batch[*number]);
+            let part: Vec<_> = part.map(|(channel, data)| (channel, data)).collect();
+            (partition, shared.announce(partition, &part).await)
+        });
+        let silent = || error(ErrorKind::Timeout, "publishing: there is no answer");
+        parts.join(join_all(announced).await, silent)
     }
 
     async fn subscribe(

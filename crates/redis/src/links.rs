@@ -159,8 +159,13 @@ impl Links {
     ) -> Result<Published, BrokerError> {
         let start = Instant::now();
         let answer = announce.await;
-        self.metrics.publish_ended(&answer, start.elapsed());
+        self.published(&answer, start.elapsed());
         answer
+    }
+
+    /// Counts how a publication went.
+    pub(crate) fn published(&self, answer: &Result<Published, BrokerError>, took: Duration) {
+        self.metrics.publish_ended(answer, took);
     }
 
     /// Sends a canary through the bus and waits for it.

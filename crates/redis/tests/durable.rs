@@ -8,9 +8,9 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use bus::{Door, Follower, PATIENCE, channel, patient, publish, quick};
 use fanfare_core::{
-    Broker, BrokerMetrics, ErrorKind, Event, EventType, GapCause, History, HistoryQuery,
-    IdempotencyKey, Live, Offset, Pattern, Position, Publication, Published, Retention,
-    RetentionRule, Since, Tags, feed::FeedBounds,
+    Broker, BrokerError, BrokerMetrics, ErrorKind, Event, EventType, GapCause, History,
+    HistoryQuery, IdempotencyKey, Live, Offset, Pattern, Position, Publication, Published,
+    Retention, RetentionRule, Since, Tags, feed::FeedBounds,
 };
 use fanfare_redis::{RedisConfig, RedisDurable};
 use fanfare_testkit::{RedisServer, eventually};
@@ -270,10 +270,11 @@ async fn publish_silently(server: &RedisServer, to: &str, data: &str) {
     let script = [stand, &channel, publish].join("\n");
     let keys = ["meta", "channels", &format!("s:{to}")].map(|key| format!("{{fanfare:p0}}:{key}"));
     let envelope = format!("{{\"v\":1,\"at\":1}}\n{data}");
-    let limits = ["200", "1000", "1000000", "3600000", "1000", "1000"];
+    let limits = ["200", "1000", "1000000", "3600000", "0"];
     let mut call = vec!["EVAL", &script, "3"];
     call.extend(keys.iter().map(String::as_str));
-    call.extend(["1", "1", "", "0", "0", "", to, "live", &envelope]);
+    call.extend(["1", "1", "", "0", "0", "", "1000", "1000", ""]);
+    call.extend([to, "live", &envelope]);
     call.extend(limits);
     server.cli(&call).await;
 }
@@ -398,6 +399,34 @@ async fn a_flushed_store_is_a_new_epoch_on_every_node() {
     server.cli(&["FLUSHALL"]).await;
     page(&one, &["a.b"], Since::Now, 1).await;
     follower.gap(GapCause::NewEpoch).await;
+}
+
+#[tokio::test]
+async fn a_channel_that_cannot_be_stored_keeps_no_other_of_a_batch_from_it() {
+    let Some(server) = RedisServer::start().await else {
+        return;
+    };
+    let broker = connect(quick(server.url())).await;
+    let mut follower = Follower::of(&broker, &[">"]).await;
+    publish(&broker, "bad", "0").await;
+    server
+        .cli(&["SET", "{fanfare:p0}:s:bad", "no stream"])
+        .await;
+    let batch = ["good", "bad", "other", "good"].map(|name| {
+        let data = Publication::new(format!("to {name}"));
+        (channel(name), data)
+    });
+    let results = broker.publish_all(&batch).await;
+    let kinds: Vec<_> = results
+        .iter()
+        .map(|result| result.as_ref().err().map(BrokerError::kind))
+        .collect();
+    assert_eq!(kinds, [None, Some(ErrorKind::Rejected), None, None]);
+    for data in ["0", "to good", "to other", "to good"] {
+        assert_eq!(follower.told().await.1, data);
+    }
+    let page = page(&broker, &["good", "other"], Since::Oldest, 100).await;
+    assert_eq!(all_told(&page.items), ["to good", "to other", "to good"]);
 }
 
 #[tokio::test]

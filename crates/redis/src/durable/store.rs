@@ -1,28 +1,15 @@
-//! One partition as Redis holds it: its place, publishing, and reading what it retains.
+//! One partition as Redis holds it: its place, and reading what it retains.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use fanfare_core::{
-    BrokerError, Channel, Epoch, ErrorKind, LogId, Pattern, Publication, Retention,
-};
+use fanfare_core::{Channel, Epoch, LogId, Pattern, Retention};
 use redis::{Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation};
 
 use super::{
     entry::Range,
     names::{Names, glob},
 };
-use crate::{
-    command::Commands,
-    envelope,
-    error::{Failure, error},
-    links::fresh_epoch,
-    reader::Server,
-};
+use crate::{command::Commands, error::Failure, links::fresh_epoch, reader::Server};
 
 /// The most channels that are found by what changed; over it, they are found by their names.
 const CHANGED: usize = 10_000;
@@ -51,7 +38,7 @@ pub(crate) struct Store {
 #[derive(Debug)]
 pub(crate) struct Scripts {
     head: Script,
-    publish: Script,
+    pub(super) publish: Script,
 }
 
 /// Where a log stands.
@@ -84,13 +71,6 @@ pub(crate) struct Seen {
     pub(crate) epoch: Epoch,
     pub(crate) offset: u64,
     pub(crate) run: Arc<str>,
-}
-
-/// A publication's place.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    pub(crate) duplicate: bool,
-    pub(crate) at: Seen,
 }
 
 /// Why a page could not be read.
@@ -201,58 +181,6 @@ impl Store {
             forgotten,
             holes: Hole::parse_all(&holes),
             run,
-        })
-    }
-
-    /// Stores and announces a publication.
-    pub(crate) async fn publish(
-        &self,
-        commands: &Commands,
-        channel: &Channel,
-        publication: &Publication,
-        seen: &Seen,
-    ) -> Result<Placed, BrokerError> {
-        let (length, most) = (publication.data.len(), self.max_data_bytes);
-        if length > most {
-            let message = format!("the data has {length} bytes; at most {most} are allowed");
-            return Err(error(ErrorKind::TooLarge, message));
-        }
-        let envelope = envelope::encode(publication, SystemTime::now()).ok_or_else(|| {
-            let most = envelope::MAX_HEAD_BYTES;
-            let message = format!("the tags have more than {most} bytes");
-            error(ErrorKind::TooLarge, message)
-        })?;
-        let (names, rule) = (&self.names, self.retention.rule_of(channel));
-        let (envelope, key) = (&envelope, publication.key.as_ref());
-        let announce = |mut link, server: Server| async move {
-            let mut call = self.stand_on(&self.scripts.publish, seen, &server.run);
-            call.key(names.stream(self.partition, channel));
-            if let Some(key) = key {
-                call.key(names.idempotency(self.partition, channel, key.as_str()));
-            }
-            call.arg(channel.as_str())
-                .arg(names.live(self.partition, channel.as_str()))
-                .arg(envelope)
-                .arg(publication.weight(channel))
-                .arg(rule.max_count)
-                .arg(rule.max_bytes)
-                .arg(millis(rule.max_age))
-                .arg(self.max_channels)
-                .arg(millis(self.key_window).max(1))
-                .arg(names.all(self.partition).unwrap_or_default());
-            let answer: (u8, u64, u64) = call.invoke_async(&mut link).await?;
-            Ok((answer, server.run))
-        };
-        let answer = commands.insist(announce).await;
-        let ((duplicate, epoch, offset), run) =
-            answer.map_err(|failure| failure.into_error("publishing"))?;
-        Ok(Placed {
-            duplicate: duplicate == 1,
-            at: Seen {
-                epoch: Epoch(epoch),
-                offset,
-                run,
-            },
         })
     }
 

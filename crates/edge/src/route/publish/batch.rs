@@ -6,14 +6,15 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
+use fanfare_core::MAX_BATCH;
 use http::{StatusCode, request::Parts};
 use serde_json::value::RawValue;
 
 use super::{item, not_utf8, publisher::Publisher};
 use crate::{app::App, body, problem::Refusal, query::Query, route::json};
 
-/// One publication is answered as such; an array with 200 and the array of results, in its order.
-/// One after the other, so that the array's order is the log's.
+/// One publication is answered as such; an array with 200 and the array of results, in its order,
+/// which is the log's too.
 pub(super) async fn answer(app: &Arc<App>, parts: &Parts, body: Body) -> Result<Response, Refusal> {
     Query::parse(parts.uri.query(), &[], app.auth.takes_query_token())?;
     let publisher = Publisher::new(app, parts)?;
@@ -44,11 +45,14 @@ pub(super) async fn answer(app: &Arc<App>, parts: &Parts, body: Body) -> Result<
         });
     }
     let mut results = String::from("[");
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            results.push(',');
+    for part in items.chunks(MAX_BATCH) {
+        let part = part.iter().map(|item| item::parse(item.get())).collect();
+        for published in publisher.publish_all(part).await {
+            if results.len() > 1 {
+                results.push(',');
+            }
+            results.push_str(&item::result(published));
         }
-        results.push_str(&item::result(item::publish(&publisher, item.get()).await));
     }
     results.push(']');
     Ok(json(StatusCode::OK, results))

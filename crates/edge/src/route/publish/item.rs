@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use fanfare_core::{Channel, Data, IdempotencyKey, Publication};
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{
     parse_event_type,
@@ -37,19 +37,24 @@ pub(super) async fn publish(publisher: &Publisher, text: &str) -> Result<Receipt
 
 /// A result in a list of results: each has a status of its own.
 pub(super) fn result(published: Result<Receipt, Refusal>) -> String {
-    match published {
-        Ok(receipt) => {
-            let mut result = json!(receipt);
-            if let Some(fields) = result.as_object_mut() {
-                fields.insert("status".into(), json!(receipt.status().as_u16()));
-            }
-            result.to_string()
-        }
-        Err(refusal) => json!(refusal.problem()).to_string(),
+    #[derive(Serialize)]
+    struct Listed<'r> {
+        #[serde(flatten)]
+        receipt: &'r Receipt,
+        status: u16,
     }
+    let text = match &published {
+        Ok(receipt) => serde_json::to_string(&Listed {
+            receipt,
+            status: receipt.status().as_u16(),
+        }),
+        Err(refusal) => serde_json::to_string(&refusal.problem()),
+    };
+    // Structs of strings and numbers: serialising them does not fail.
+    text.unwrap_or_default()
 }
 
-fn parse(text: &str) -> Result<(Channel, Publication), Refusal> {
+pub(super) fn parse(text: &str) -> Result<(Channel, Publication), Refusal> {
     let item: Item<'_> = serde_json::from_str(text).map_err(|error| {
         Refusal::bad_body(format!("a publication is not as it should be: {error}"))
     })?;
@@ -84,6 +89,8 @@ fn parse(text: &str) -> Result<(Channel, Publication), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{body::Body, response::Response};
 use bytes::{Buf, Bytes, BytesMut};
+use fanfare_core::{Channel, MAX_BATCH, Publication};
 use futures_util::stream;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
@@ -12,8 +13,12 @@ use tokio::time;
 use super::{item, not_utf8, publisher::Publisher};
 use crate::{app::App, body, problem::Refusal, query::Query, route::json};
 
-/// Answers at once with a stream of results. The next line is read when the result of the one
-/// before has been taken: order is kept, and a publisher that does not read its results waits.
+/// About how many bytes of lines are published at a time.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Answers at once with a stream of results. Lines that have come are published together; the next
+/// ones are read when the results of those before have been taken: order is kept, and a publisher
+/// that does not read its results waits.
 pub(super) fn answer(app: &Arc<App>, parts: &Parts, body: Body) -> Result<Response, Refusal> {
     Query::parse(parts.uri.query(), &[], app.auth.takes_query_token())?;
     body::refuse_encoding(&parts.headers)?;
@@ -62,51 +67,79 @@ enum Line {
 }
 
 impl Lines {
-    /// The result of the next line, with its end of line; `None` at the end.
+    /// The results of the next line and of what has come behind it, each with its end of line;
+    /// `None` at the end.
     async fn publish_next(&mut self, publisher: &Publisher) -> Option<Bytes> {
-        loop {
-            let published = match self.next(publisher).await? {
-                Line::Whole(line) => match std::str::from_utf8(&line) {
-                    Ok(text) if text.trim().is_empty() => continue,
-                    Ok(text) => item::publish(publisher, text).await,
-                    Err(error) => {
-                        let error = fanfare_core::NotUtf8 {
-                            at: error.valid_up_to(),
-                        };
-                        Err(publisher.rejected(not_utf8(error)))
-                    }
-                },
-                Line::TooLong => {
-                    let allowed = format!("{} bytes", self.most);
-                    Err(publisher.rejected(Refusal::TooLarge {
-                        what: "the line",
-                        allowed,
-                    }))
+        let mut batch = Vec::new();
+        while batch.is_empty() {
+            let (mut bytes, mut next) = (0, Some(self.next(publisher).await?));
+            while let Some(line) = next {
+                if let Line::Whole(text) = &line {
+                    bytes += text.len();
                 }
-                Line::Stalled => Err(Refusal::BodyTimeout),
-                Line::Broken => return None,
+                let is_broken = matches!(line, Line::Broken);
+                batch.extend(self.parse(line));
+                if is_broken {
+                    break;
+                }
+                let is_full = batch.len() == MAX_BATCH || bytes >= BATCH_BYTES;
+                next = if is_full { None } else { self.whole() };
+            }
+            if self.ended && batch.is_empty() {
+                return None;
+            }
+        }
+        let results = publisher.publish_all(batch).await.into_iter();
+        let lines = results.map(|published| item::result(published) + "\n");
+        Some(lines.collect::<String>().into())
+    }
+
+    /// What a line publishes; nothing where it is blank.
+    fn parse(&self, line: Line) -> Option<Result<(Channel, Publication), Refusal>> {
+        match line {
+            Line::Whole(line) => match std::str::from_utf8(&line) {
+                Ok(text) if text.trim().is_empty() => None,
+                Ok(text) => Some(item::parse(text)),
+                Err(error) => Some(Err(not_utf8(fanfare_core::NotUtf8 {
+                    at: error.valid_up_to(),
+                }))),
+            },
+            Line::TooLong => Some(Err(Refusal::TooLarge {
+                what: "the line",
+                allowed: format!("{} bytes", self.most),
+            })),
+            Line::Stalled => Some(Err(Refusal::BodyTimeout)),
+            Line::Broken => None,
+        }
+    }
+
+    /// The next line of what has come.
+    fn whole(&mut self) -> Option<Line> {
+        loop {
+            let Some(at) = memchr(&self.buffer[self.searched..]) else {
+                self.searched = self.buffer.len();
+                return None;
             };
-            return Some(Bytes::from(item::result(published) + "\n"));
+            let mut line = self.buffer.split_to(self.searched + at + 1).freeze();
+            self.searched = 0;
+            line.truncate(line.len() - 1);
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            return Some(if line.len() > self.most {
+                Line::TooLong
+            } else {
+                Line::Whole(line)
+            });
         }
     }
 
     async fn next(&mut self, publisher: &Publisher) -> Option<Line> {
         let limits = &publisher.app.config.limits;
         loop {
-            if let Some(at) = memchr(&self.buffer[self.searched..]) {
-                let mut line = self.buffer.split_to(self.searched + at + 1).freeze();
-                self.searched = 0;
-                line.truncate(line.len() - 1);
-                if std::mem::take(&mut self.skipping) {
-                    continue;
-                }
-                return Some(if line.len() > self.most {
-                    Line::TooLong
-                } else {
-                    Line::Whole(line)
-                });
+            if let Some(line) = self.whole() {
+                return Some(line);
             }
-            self.searched = self.buffer.len();
             if self.skipping {
                 self.buffer.advance(self.searched);
                 self.searched = 0;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use axum::response::{IntoResponse, Response};
-use fanfare_core::{Channel, Pattern, Publication};
+use fanfare_core::{Channel, Pattern, Publication, Published};
 use fanfare_delivery::Cursor;
 use http::{HeaderMap, StatusCode, request::Parts};
 use serde::Serialize;
@@ -69,26 +69,81 @@ impl Publisher {
     pub(super) async fn publish(
         &self,
         channel: Channel,
-        publication: Publication,
+        mut publication: Publication,
     ) -> Result<Receipt, Refusal> {
+        let app = &self.app;
         let bytes = publication.data.len();
-        match self.try_publish(channel, publication).await {
-            Ok(receipt) => {
-                let metrics = &self.app.metrics;
-                let duplicate = receipt.duplicate;
-                metrics.published(if duplicate {
-                    Outcome::Duplicate
-                } else {
-                    Outcome::Ok
-                });
-                if !duplicate {
-                    metrics
-                        .publish_bytes
-                        .inc_by(u64::try_from(bytes).unwrap_or_default());
-                }
-                Ok(receipt)
-            }
+        let published = async {
+            self.admit(&channel, &mut publication).await?;
+            let call = app.broker.publish(&channel, publication);
+            let published = app.in_time("publishing", call).await?;
+            published.map_err(|error| app.broker_failed(error))
+        };
+        match published.await {
+            Ok(published) => Ok(self.received(&channel, bytes, published)),
             Err(refusal) => Err(self.rejected(refusal)),
+        }
+    }
+
+    /// Publishes some in their order, at most [`MAX_BATCH`](fanfare_core::MAX_BATCH). Each stands for
+    /// itself; what is none already stays what it is.
+    pub(super) async fn publish_all(
+        &self,
+        items: Vec<Result<(Channel, Publication), Refusal>>,
+    ) -> Vec<Result<Receipt, Refusal>> {
+        let app = &self.app;
+        let mut batch = Vec::with_capacity(items.len());
+        let mut refusals = Vec::with_capacity(items.len());
+        for item in items {
+            let admitted = match item {
+                Ok((channel, mut publication)) => self
+                    .admit(&channel, &mut publication)
+                    .await
+                    .map(|()| batch.push((channel, publication))),
+                Err(refusal) => Err(refusal),
+            };
+            refusals.push(admitted.err());
+        }
+        let published = match batch.is_empty() {
+            true => Ok(Vec::new()),
+            false => {
+                let call = app.broker.publish_all(&batch);
+                app.in_time("publishing", call).await
+            }
+        };
+        let mut published = published.unwrap_or_default().into_iter();
+        let mut batch = batch.iter();
+        let mut result = |refusal: Option<Refusal>| {
+            if let Some(refusal) = refusal {
+                return Err(self.rejected(refusal));
+            }
+            match (batch.next(), published.next()) {
+                (Some((channel, publication)), Some(Ok(published))) => {
+                    Ok(self.received(channel, publication.data.len(), published))
+                }
+                (_, Some(Err(error))) => Err(self.rejected(app.broker_failed(error))),
+                (_, _) => Err(self.rejected(app.late("publishing"))),
+            }
+        };
+        refusals.into_iter().map(&mut result).collect()
+    }
+
+    /// Counts a publication that was taken, and what its publisher is told.
+    fn received(&self, channel: &Channel, bytes: usize, published: Published) -> Receipt {
+        let metrics = &self.app.metrics;
+        if published.duplicate {
+            metrics.published(Outcome::Duplicate);
+        } else {
+            metrics.published(Outcome::Ok);
+            let bytes = u64::try_from(bytes).unwrap_or_default();
+            metrics.publish_bytes.inc_by(bytes);
+        }
+        Receipt {
+            channel: channel.as_str().to_owned(),
+            id: published
+                .position
+                .map(|place| Cursor::from(place).to_string()),
+            duplicate: published.duplicate,
         }
     }
 
@@ -103,20 +158,17 @@ impl Publisher {
         refusal
     }
 
-    async fn try_publish(
-        &self,
-        channel: Channel,
-        mut publication: Publication,
-    ) -> Result<Receipt, Refusal> {
+    /// Whether the grant, the hooks and the bounds allow a publication, which a hook may change.
+    async fn admit(&self, channel: &Channel, publication: &mut Publication) -> Result<(), Refusal> {
         let app = &self.app;
-        self.authorize(&channel)?;
+        self.authorize(channel)?;
         let context = PublishContext {
             identity: &self.identity,
             address: self.address,
-            channel: &channel,
+            channel,
             headers: &self.headers,
         };
-        app.hooks.publish(context, &mut publication).await?;
+        app.hooks.publish(context, publication).await?;
         let most = app.config.limits.event_bytes;
         if publication.data.len() > most {
             return Err(Refusal::TooLarge {
@@ -124,17 +176,7 @@ impl Publisher {
                 allowed: format!("{most} bytes"),
             });
         }
-        let published = app
-            .in_time("publishing", app.broker.publish(&channel, publication))
-            .await?;
-        let published = published.map_err(|error| app.broker_failed(error))?;
-        Ok(Receipt {
-            channel: channel.as_str().to_owned(),
-            id: published
-                .position
-                .map(|place| Cursor::from(place).to_string()),
-            duplicate: published.duplicate,
-        })
+        Ok(())
     }
 }
 
