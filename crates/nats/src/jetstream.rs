@@ -13,12 +13,16 @@
 //!   back from there; what is older is read from the stream (`page`, `read`), by a few at a time.
 //! - It **hands on** only what it can vouch for. Each message has a check of its content in its
 //!   offset (`place`), so that a stream that lost its end and filled it again is another life of
-//!   it, which is told as a gap, to followers and to cursors.
+//!   it, which is told as a gap, to followers and to cursors. In Fanfare's own stream, a node that
+//!   finds such a loss tells all others (`look`, `mark`).
 
+mod acked;
 mod complaint;
 pub mod config;
 mod feed;
 mod log;
+mod look;
+mod mark;
 mod message;
 mod page;
 mod place;

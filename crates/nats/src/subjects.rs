@@ -15,6 +15,8 @@ pub(crate) struct Subjects {
     own: Option<String>,
     own_names: Names,
     rules: Vec<Rule>,
+    /// Where our own stream is marked.
+    marks: Option<String>,
 }
 
 /// A rule for subjects that others write.
@@ -60,6 +62,7 @@ impl Subjects {
             own: Some(format!("{prefix}.live.")),
             own_names: Names::default(),
             rules,
+            marks: None,
         }
     }
 
@@ -70,6 +73,8 @@ impl Subjects {
             own: Some(format!("{prefix}.log.")),
             own_names: Names::default(),
             rules: Vec::new(),
+            // No channel has this character, so it is none's, to nodes that know no marks, too.
+            marks: Some(format!("{prefix}.log.?mark")),
         }
     }
 
@@ -80,6 +85,7 @@ impl Subjects {
             own: None,
             own_names: Names::default(),
             rules,
+            marks: None,
         }
     }
 
@@ -87,6 +93,11 @@ impl Subjects {
     pub(crate) fn claims(&self, pattern: &Pattern) -> bool {
         let mut rules = self.rules.iter();
         rules.any(|rule| rule.mapping.sources_for(pattern).is_some())
+    }
+
+    /// The subject of marks of our own stream; it stands for no channel.
+    pub(crate) fn marks(&self) -> Option<&str> {
+        self.marks.as_deref()
     }
 
     /// The subject of this node's canary.

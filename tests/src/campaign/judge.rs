@@ -405,9 +405,15 @@ impl<'a> Reading<'a> {
             if gap.names(&self.record.channels[*channel]) {
                 state.gaps.push(at);
                 let before = state.skipped.len();
-                state.skipped.retain(|_, skipped_at| {
+                let line = &self.record.lines[*channel];
+                state.skipped.retain(|number, skipped_at| {
                     let beyond = &self.transcript.seen[*skipped_at];
-                    !matches!(beyond, Seen::Event { id, .. } if gap.encloses(id))
+                    let skipped = &line[*number];
+                    let has_room = skipped.id.as_ref().is_none_or(|id| gap.has_room_for(id));
+                    let was_begun = skipped.begun < gap.at;
+                    let ends = |id: &str| was_begun && has_room && gap.ends_life_of(id);
+                    let tells = |id: &str| gap.encloses(id) || ends(id);
+                    !matches!(beyond, Seen::Event { id, .. } if tells(id))
                 });
                 let told = before - state.skipped.len();
                 if told > 0 {

@@ -165,7 +165,6 @@ async fn jetstream_over_http_on_a_server_that_dies() {
 
 /// Its machine lost power: what it had not brought to its disk is gone.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known to fail: a lost tail is told by those nodes alone that had received some of it"]
 async fn jetstream_that_loses_its_tail() {
     let Some(mut rig) = on_nats("").await else {
         return;

@@ -10,12 +10,12 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use fanfare_core::Epoch;
 use futures_util::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until};
 
 use super::{
-    log::{Log, Standing},
+    log::Log,
+    look::{Head, look, look_aside, renew},
     message::{Delivery, Entry},
     place::{Place, born},
     read::{Consumer, Made, PLACINGS, nanos},
@@ -36,8 +36,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How often a consumer must find nothing where the stream's leader has something, before that is
 /// believed: not all that it counts need be there.
 const EMPTY_LOOKS: usize = 2;
-/// How many messages are looked at to find the last one that survived.
-const SEARCHED: u64 = 4096;
 
 /// How a consumer ended.
 enum End {
@@ -53,8 +51,8 @@ enum End {
 pub(super) async fn keep(log: Arc<Log>, linger: Duration, longest_delay: Duration) {
     let stop = log.stream.wire.stop.clone();
     let follow = async {
-        let mut wanted = log.wanted.subscribe();
-        while wanted.wait_for(|wanted| *wanted > 0).await.is_ok() {
+        loop {
+            wait(&log, longest_delay).await;
             follow(&log, linger, longest_delay).await;
             log.flows(false);
         }
@@ -67,10 +65,43 @@ pub(super) async fn keep(log: Arc<Log>, linger: Duration, longest_delay: Duratio
             log.sweep();
         }
     };
+    let mut look = tokio::time::interval(SWEEP);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let renew = async {
+        loop {
+            look.tick().await;
+            renew(&log).await;
+        }
+    };
     tokio::select! {
         () = stop.cancelled() => {}
         () = follow => {}
         () = sweep => {}
+        () = renew => {}
+    }
+}
+
+/// Waits until somebody wants it. Meanwhile, the stream may lose what only this node knows that it
+/// had: that is looked for whenever the link was cut, or a publish shows it.
+async fn wait(log: &Arc<Log>, longest_delay: Duration) {
+    let mut wanted = log.wanted.subscribe();
+    let mut connection = log.stream.wire.connection();
+    let aside = async {
+        loop {
+            tokio::select! {
+                _ = connection.changed() => {}
+                () = log.kick.notified() => {}
+            }
+            let mut delay = FIRST_DELAY;
+            while log.is_marked() && look_aside(log).await.is_err() {
+                sleep(delay).await;
+                delay = (delay * 2).min(longest_delay);
+            }
+        }
+    };
+    tokio::select! {
+        _ = wanted.wait_for(|wanted| *wanted > 0) => {}
+        () = aside => {}
     }
 }
 
@@ -111,30 +142,41 @@ async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<En
     // Before the stream is looked at: a cut after this is seen.
     let connection = log.stream.wire.connection();
     let standing = log.standing();
-    let look = log.stream.ends_before(standing.reached, standing.born);
-    let (info, lost) = look.await?;
+    // Who begins anew elsewhere will not have it compared by the feed.
+    let head = if *fresh { Head::Unsure } else { Head::Comes };
+    let found = look(log, &standing, head).await?;
+    let info = found.info;
     let life = born(&info.created);
     let (first, last) = (info.state.first_seq, info.state.last_seq);
     if !standing.began {
-        log.begin(life, beginning(log, &info), last);
+        log.begin(life, found.mark, beginning(log, &info), last);
     } else if standing.born != Some(life) {
         let survived = Place {
             seq: beginning(log, &info),
             check: 0,
         };
-        log.begin_again(life, survived);
+        log.begin_again(life, found.mark, survived);
         if *fresh {
             log.hush(last);
         }
-    } else if lost {
-        return torn(log, &standing, &info).await;
+    } else if let Some(survived) = found.survived {
+        log.begin_again(life, found.mark, survived);
+        return Ok(End::Broken);
     } else if *fresh {
         let replay = log.config.replay_messages as u64;
-        if last - standing.reached > replay || first > standing.reached + 1 {
-            log.begin(life, beginning(log, &info), last);
+        // One that is gone is written again.
+        let mark = found.mark.or(standing.mark);
+        let is_same = match (&mark, &standing.mark) {
+            (Some(mark), Some(taken)) => mark.is_same(taken),
+            (mark, taken) => mark.is_none() && taken.is_none(),
+        };
+        if !is_same || last - standing.reached > replay || first > standing.reached + 1 {
+            log.begin(life, mark, beginning(log, &info), last);
         } else {
             log.hush(last);
         }
+    } else {
+        log.comes_to(found.mark);
     }
     let standing = log.standing();
     let healing = if *fresh { 0 } else { last };
@@ -151,6 +193,7 @@ async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<En
         taken: standing.head.seq,
         last,
         alone: info.is_alone(),
+        attached: false,
         idle: false,
         healing,
     };
@@ -160,12 +203,16 @@ async fn attach(log: &Arc<Log>, fresh: &mut bool, linger: Duration) -> Result<En
     log.flows(true);
     log.metrics.subscriptions.inc();
     let end = session.run(messages, connection, linger).await;
+    log.attached(false);
     log.metrics.subscriptions.dec();
     log.stream.end(&made.name).await;
-    match end {
-        End::Torn => torn(log, &log.standing(), &info).await,
-        end => Ok(end),
+    if matches!(end, End::Torn) {
+        let found = look(log, &log.standing(), Head::Torn).await?;
+        if let Some(survived) = found.survived {
+            log.begin_again(life, found.mark, survived);
+        }
     }
+    Ok(end)
 }
 
 /// Makes the consumer, from a sequence on, and listens to it.
@@ -209,45 +256,6 @@ fn beginning(log: &Log, info: &Info) -> u64 {
     oldest.max(state.last_seq.saturating_sub(wanted))
 }
 
-/// The stream lost its end: finds out what survived of what this node has seen, and begins again
-/// there.
-async fn torn(log: &Arc<Log>, standing: &Standing, info: &Info) -> Result<End, Trouble> {
-    let last = info.state.last_seq.min(standing.reached);
-    let from = last
-        .saturating_sub(SEARCHED)
-        .max(standing.ring_first)
-        .max(1);
-    let mut survived = Place {
-        seq: from.saturating_sub(1).min(last),
-        check: 0,
-    };
-    let mut reading = log.stream.read(from, None).await?;
-    let mut next = from;
-    while next <= last {
-        let left = usize::try_from(last - next + 1).unwrap_or(usize::MAX);
-        let entries = reading.next(left.min(512), 8 << 20).await?;
-        if entries.is_empty() {
-            break;
-        }
-        for entry in entries {
-            let here = entry.place;
-            next = here.seq + 1;
-            if here.seq <= last && log.checked(here.seq) == Some(here.check) {
-                survived = here;
-            }
-        }
-    }
-    reading.end().await;
-    tracing::warn!(
-        stream = %log.stream.name,
-        seen = standing.reached,
-        survived = survived.seq,
-        "a stream lost its newest messages"
-    );
-    log.begin_again(standing.born.unwrap_or(Epoch(0)), survived);
-    Ok(End::Broken)
-}
-
 /// What a consumer delivers, held against what it should.
 struct Session<'l> {
     log: &'l Arc<Log>,
@@ -263,6 +271,8 @@ struct Session<'l> {
     last: u64,
     /// Whether one server has all there is.
     alone: bool,
+    /// Whether it has delivered what proves that it goes on from there.
+    attached: bool,
     /// Nothing waits to be delivered.
     idle: bool,
     /// What comes up to there was missed live.
@@ -342,6 +352,10 @@ impl Session<'_> {
                 return Some(End::Torn);
             }
             self.doubt = true;
+        }
+        if !self.attached {
+            self.attached = true;
+            self.log.attached(true);
         }
         if delivery.seq > self.taken {
             self.taken = delivery.seq;

@@ -1,10 +1,12 @@
 //! What this node knows of a stream: how far it has handed it on, and what it keeps of it.
 
+mod life;
+
 use std::sync::Arc;
 
 use fanfare_core::{
     BrokerMetrics, Channel, Epoch, Event, Gap, GapCause, Interest, LogId, Pattern, Position, Store,
-    StoreConfig, Undeliverable,
+    Undeliverable,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -13,10 +15,12 @@ use tokio::{
 };
 
 use super::{
+    acked::Acks,
     complaint::Complaints,
     config::DurableConfig,
+    mark::Mark,
     message::{Content, Entry},
-    place::{self, Place},
+    place::Place,
     ring::Ring,
     stream::Stream,
     wire::Trouble,
@@ -62,6 +66,10 @@ pub(super) struct Stage {
 struct State {
     born: Option<Epoch>,
     epoch: Epoch,
+    /// The newest mark that was taken up. It names the epoch.
+    mark: Option<Mark>,
+    /// A newer one that stands in the stream, behind the newest message.
+    ahead: Option<Mark>,
     /// The newest message.
     head: Place,
     /// Whether it was followed ever.
@@ -76,6 +84,9 @@ struct State {
     floor: u64,
     /// The stream's first sequence, and how many behind it hold nothing, when that was looked at.
     bounds: (u64, u64),
+    acks: Acks,
+    /// How often a feed was attached, and whether it is.
+    feeds: (u64, bool),
 }
 
 /// A hold on a log: it is followed as long as there is one, and a little longer. Dropping it lets
@@ -107,6 +118,8 @@ impl Log {
             state: Mutex::new(State {
                 born: None,
                 epoch: Epoch(0),
+                mark: None,
+                ahead: None,
                 head: Place::default(),
                 began: false,
                 reached: 0,
@@ -115,6 +128,8 @@ impl Log {
                 store: Store::new(start, config.store.clone(), metrics.clone()),
                 floor: 0,
                 bounds: (0, 0),
+                acks: Acks::default(),
+                feeds: (0, false),
             }),
             id,
             stream: Arc::new(stream),
@@ -159,6 +174,7 @@ impl Log {
         Standing {
             born: state.born,
             epoch: state.epoch,
+            mark: state.mark,
             began: state.began,
             head: state.head,
             reached: state.reached,
@@ -175,71 +191,6 @@ impl Log {
     pub(super) fn kept<R>(&self, look: impl FnOnce(&Store, u64) -> R) -> R {
         let state = self.state.lock();
         look(&state.store, state.floor)
-    }
-
-    /// The stream was looked at, before it is followed.
-    pub(super) fn met(&self, born: Epoch) {
-        let mut state = self.state.lock();
-        if state.born.is_none() {
-            (state.born, state.epoch) = (Some(born), born);
-        }
-    }
-
-    /// Begins after `seq`, in a stream that nobody here has followed, or not for long: what stands
-    /// up to `silent` is kept and not handed on.
-    pub(super) fn begin(&self, born: Epoch, seq: u64, silent: u64) {
-        let mut state = self.state.lock();
-        if state.born != Some(born) {
-            state.epoch = born;
-        }
-        (state.born, state.began) = (Some(born), true);
-        state.silent = silent;
-        self.reset(&mut state, Place { seq, check: 0 });
-        self.tell_stage(&state);
-    }
-
-    /// What comes up to `seq` is not handed on: nobody follows.
-    pub(super) fn hush(&self, seq: u64) {
-        let mut state = self.state.lock();
-        state.silent = state.silent.max(seq);
-    }
-
-    fn reset(&self, state: &mut State, head: Place) {
-        state.head = head;
-        (state.reached, state.floor) = (head.seq, head.seq);
-        state.ring = Ring::after(head.seq, self.config.checked_messages);
-        let head = self.at(state.epoch, head);
-        state.store = new_store(head, &self.config.store, &self.metrics);
-    }
-
-    /// The stream is another one, or lost its end: tells it, and begins again after `survived`, in
-    /// a new epoch.
-    pub(super) fn begin_again(&self, born: Epoch, survived: Place) {
-        let mut state = self.state.lock();
-        let before = self.at(state.epoch, state.head);
-        state.epoch = if state.born == Some(born) {
-            place::torn(state.epoch, survived)
-        } else {
-            born
-        };
-        state.born = Some(born);
-        state.silent = 0;
-        // The checks up to there still hold.
-        let mut ring = std::mem::replace(&mut state.ring, Ring::after(0, 1));
-        self.reset(&mut state, survived);
-        if survived.check != 0 {
-            ring.cut(survived.seq);
-            state.ring = ring;
-        }
-        let next = self.at(state.epoch, survived);
-        self.gap(
-            &mut state,
-            Pattern::all(),
-            GapCause::NewEpoch,
-            Some(before),
-            next,
-        );
-        self.tell_stage(&state);
     }
 
     fn gap(
@@ -268,13 +219,14 @@ impl Log {
         self.metrics.events.inc();
         let mut state = self.state.lock();
         let here = entry.place;
+        self.cross(&mut state, &entry);
         if doubt || here.seq > state.head.seq + 1 {
             self.hole(&mut state, here);
         }
         let loud = here.seq > state.silent;
         let position = self.at(state.epoch, here);
         match &entry.content {
-            Content::Nothing => {}
+            Content::Nothing | Content::Mark(_) => {}
             Content::Nameless(why) => {
                 // Nobody can follow a channel without a name: no gap would reach the right ones.
                 self.metrics.undeliverable(Undeliverable::BadChannel);
@@ -286,6 +238,7 @@ impl Log {
             }
         }
         state.ring.push(here);
+        state.acks.seen(here);
         state.head = here;
         state.reached = state.reached.max(here.seq);
         state.store.advance(here.offset());
@@ -379,6 +332,7 @@ impl Log {
     pub(super) fn reached(&self, seq: u64) {
         let mut state = self.state.lock();
         state.reached = state.reached.max(seq);
+        self.cross_gone(&mut state);
         self.tell_stage(&state);
     }
 
@@ -416,12 +370,9 @@ impl Log {
 pub(super) struct Standing {
     pub(super) born: Option<Epoch>,
     pub(super) epoch: Epoch,
+    pub(super) mark: Option<Mark>,
     pub(super) began: bool,
     pub(super) head: Place,
     pub(super) reached: u64,
     pub(super) ring_first: u64,
-}
-
-fn new_store(head: Position, config: &StoreConfig, metrics: &BrokerMetrics) -> Store {
-    Store::new(head, config.clone(), metrics.clone())
 }

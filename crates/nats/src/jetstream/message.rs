@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 use async_nats::Message;
 use fanfare_core::{Channel, Data, Event, InvalidChannel, Position, Undeliverable};
 
-use super::place::{self, Place};
+use super::{
+    mark::Mark,
+    place::{self, Place},
+};
 use crate::{
     envelope::{self, Envelope},
     subjects::Subjects,
@@ -63,6 +66,8 @@ pub(super) enum Content {
     Nameless(InvalidChannel),
     /// A channel's.
     Of(Channel),
+    /// The stream lost something.
+    Mark(Mark),
 }
 
 impl Entry {
@@ -73,13 +78,15 @@ impl Entry {
             .and_then(|headers| headers.get(envelope::AT))
             .and_then(|at| at.as_str().parse().ok());
         let check = place::check(at, &message.payload, delivery.stored);
-        let content = match subjects
-            .read(&message.subject)
-            .map(|reading| reading.channel)
-        {
-            None => Content::Nothing,
-            Some(Err(why)) => Content::Nameless(why),
-            Some(Ok(channel)) => Content::Of(channel),
+        let content = if subjects.marks() == Some(message.subject.as_str()) {
+            Mark::read(delivery.seq, delivery.stored, &message.payload)
+                .map_or(Content::Nothing, Content::Mark)
+        } else {
+            match subjects.read(&message.subject).map(|read| read.channel) {
+                None => Content::Nothing,
+                Some(Err(why)) => Content::Nameless(why),
+                Some(Ok(channel)) => Content::Of(channel),
+            }
         };
         Self {
             place: Place {

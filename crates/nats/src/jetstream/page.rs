@@ -272,7 +272,7 @@ impl Page<'_> {
             Live::Gap(Gap {
                 scope,
                 cause: GapCause::NewEpoch,
-                after: Some(cursor.clone()),
+                after: Some(self.survived(cursor)),
                 next: next.clone(),
             })
         });

@@ -61,13 +61,21 @@ pub(super) fn born(created: &str) -> Epoch {
     hash.epoch()
 }
 
-/// The epoch of a stream that lost everything after `survived`. Nodes that saw the same loss name
-/// it the same.
+/// The epoch of a stream of others that lost everything after `survived`. Nodes that saw the same
+/// loss name it the same.
 pub(super) fn torn(epoch: Epoch, survived: Place) -> Epoch {
     let mut hash = Fnv::new();
     hash.add(&epoch.0.to_le_bytes());
     hash.add(&survived.seq.to_le_bytes());
     hash.add(&survived.check.to_le_bytes());
+    hash.epoch()
+}
+
+/// The epoch of a stream whose newest mark says this life.
+pub(super) fn marked(born: Epoch, life: u64) -> Epoch {
+    let mut hash = Fnv::new();
+    hash.add(&born.0.to_le_bytes());
+    hash.add(&life.to_le_bytes());
     hash.epoch()
 }
 
@@ -132,5 +140,6 @@ mod tests {
         // Written down, since nodes of different releases must agree.
         assert_eq!(ours(1, "a"), 1_798_775_368);
         assert_eq!(born("2026-01-01T00:00:00Z").0, 664_791_679_655);
+        assert_eq!(marked(Epoch(664_791_679_655), 7).0, 168_606_399_332);
     }
 }

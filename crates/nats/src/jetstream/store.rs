@@ -16,8 +16,8 @@ use crate::{envelope, error::error, subjects::Target};
 
 /// The stream's word that it has a message.
 #[derive(Deserialize, PartialEq, Eq, Debug)]
-struct Ack {
-    seq: u64,
+pub(super) struct Ack {
+    pub(super) seq: u64,
     #[serde(default)]
     duplicate: bool,
 }
@@ -55,6 +55,7 @@ impl Shared {
             headers.insert("Nats-Msg-Id", key.as_str());
         }
         self.fits(&headers, publication)?;
+        let began = log.stay();
         let ack = self
             .put(log, target.subject, headers.clone(), publication)
             .await?;
@@ -68,8 +69,12 @@ impl Shared {
                 check,
             }
         };
+        let position = self.position(log, place).await;
+        if !ack.duplicate {
+            log.acked(place, began);
+        }
         Ok(Published {
-            position: Some(self.position(log, place).await),
+            position: Some(position),
             duplicate: ack.duplicate,
         })
     }
@@ -116,7 +121,12 @@ impl Shared {
             // It was not seen yet, or is not what it was.
             if let Ok(info) = log.stream.attend().await {
                 let life = born(&info.created);
-                log.met(life);
+                if !standing.began
+                    && standing.born != Some(life)
+                    && let Ok(mark) = log.stream.newest_mark().await
+                {
+                    log.met(life, mark);
+                }
                 if standing.began && standing.born != Some(life) {
                     log.kick.notify_one();
                     return Position {

@@ -37,6 +37,8 @@ pub(super) struct Stream {
     pub(super) name: String,
     pub(super) subjects: Subjects,
     pub(super) wire: Arc<Wire>,
+    /// Where it is marked, if it is our own.
+    pub(super) marks: Option<String>,
     /// What it must be, where it is our own.
     own: Option<Box<Config>>,
     /// The newest answer, and when it was asked for.
@@ -135,6 +137,7 @@ impl Stream {
         };
         Self {
             name: config.stream.clone(),
+            marks: subjects.marks().map(Into::into),
             subjects,
             wire,
             own: Some(Box::new(wanted)),
@@ -147,6 +150,7 @@ impl Stream {
     pub(super) fn of_others(name: &str, subjects: Subjects, wire: Arc<Wire>) -> Self {
         Self {
             name: name.into(),
+            marks: None,
             subjects,
             wire,
             own: None,
@@ -300,8 +304,7 @@ impl Stream {
                 return Ok((info, false));
             }
             let doubted = began.elapsed();
-            let believed = doubted >= SHORTEST_DOUBT && self.tenure.lock().is_long();
-            if info.is_alone() || believed {
+            if info.is_alone() || doubted >= SHORTEST_DOUBT && self.is_believed(&info) {
                 return Ok((info, true));
             }
             if doubted >= LONGEST_DOUBT {
@@ -309,6 +312,11 @@ impl Stream {
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Whether what its servers lack of it is lost, and not late, by what is known of them now.
+    pub(super) fn is_believed(&self, info: &Info) -> bool {
+        info.is_alone() || self.tenure.lock().is_long()
     }
 
     /// The newest answer to where it stands, however old.

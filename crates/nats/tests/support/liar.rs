@@ -151,7 +151,9 @@ async fn alter(
                 let seq = words.get(3).and_then(|reply| {
                     reply.strip_prefix("$JS.ACK.")?.split('.').nth(3)?.parse::<u64>().ok()
                 });
-                if seq.is_some_and(|seq| seq > last) {
+                // It took a mark itself.
+                let is_mark = words.get(1).is_some_and(|subject| subject.ends_with(".?mark"));
+                if seq.is_some_and(|seq| seq > last) && !is_mark {
                     silent.insert(words[2].clone());
                 }
                 if words.len() > 2 && silent.contains(&words[2]) {
@@ -193,7 +195,10 @@ fn altered((line, payload): Frame, lie: &watch::Sender<Lie>) -> Frame {
             false
         });
     } else if let Some(pending) = answer["num_pending"].as_u64() {
-        answer["num_pending"] = json!(pending.saturating_sub(lie.borrow().hidden));
+        let filter = answer["config"]["filter_subject"].as_str();
+        if !filter.is_some_and(|filter| filter.ends_with(".?mark")) {
+            answer["num_pending"] = json!(pending.saturating_sub(lie.borrow().hidden));
+        }
     } else {
         return (fewer(line, lie.borrow().hidden), payload);
     }

@@ -249,13 +249,13 @@ fn a_gap_of_the_index_covers_what_its_client_was_not_told_yet() {
 /// The log began again without its newest two, and what is there comes once more.
 #[test]
 fn a_gap_that_ends_a_life_covers_what_was_begun_before_it_came() {
-    let again = |at: u64| {
+    let again = |after: &str, at: u64| {
         let mut seen = whole();
         seen.truncate(1 + 15);
         seen.push(Seen::Gap(GapSeen {
             scope: "o.*".into(),
             cause: "new_epoch".into(),
-            after: Some(id(15)),
+            after: Some(after.into()),
             next: "r0.2.0".into(),
             at,
         }));
@@ -279,12 +279,63 @@ fn a_gap_that_ends_a_life_covers_what_was_begun_before_it_came() {
         };
         record(&published(), rules).judge_all(&[transcript])
     };
-    let verdict = again(AFTER_ALL);
-    assert_eq!((verdict.missing, verdict.covered), (0, 2), "{verdict}");
-    assert_eq!((verdict.repeated, verdict.garbled), (15, 0), "{verdict}");
+    let survived = id(15);
+    // The second: a client that was away for two lives, and knows the first alone.
+    for after in [&survived, "r0.0.5"] {
+        let verdict = again(after, AFTER_ALL);
+        assert_eq!((verdict.missing, verdict.covered), (0, 2), "{verdict}");
+        assert_eq!((verdict.repeated, verdict.garbled), (15, 0), "{verdict}");
+    }
+    // It says that they were there, or is of another log.
+    for after in [&id(17), "r1.1.3"] {
+        assert_eq!(again(after, AFTER_ALL).missing, 2);
+    }
     // The sixteenth and seventeenth were begun later.
-    let verdict = again(published().of(1)[7].begun);
+    let verdict = again(&survived, published().of(1)[7].begun);
     assert_eq!((verdict.missing, verdict.covered), (2, 0), "{verdict}");
+}
+
+/// Who knew of the loss came late, and says after which place it was.
+#[test]
+fn a_gap_that_ends_a_life_late_covers_what_was_passed_over_in_it() {
+    let late = |after: usize, at: u64| {
+        let mut seen = whole();
+        // o.a number 3, with the offset 7; number 4 has 9 and comes before the gap.
+        seen.remove(self::at(0, 3));
+        let gap = self::at(0, 4);
+        for event in &mut seen[gap..] {
+            if let Seen::Event { id, .. } = event {
+                *id = id.replace("r0.1.", "r0.2.").into();
+            }
+        }
+        seen.insert(
+            gap,
+            Seen::Gap(GapSeen {
+                scope: "o.*".into(),
+                cause: "new_epoch".into(),
+                after: Some(id(after)),
+                next: id(9).replace("r0.1.", "r0.2."),
+                at,
+            }),
+        );
+        let rules = Rules {
+            may_begin_anew: true,
+            ..ONE_LOG
+        };
+        let transcript = Transcript {
+            channels: vec![0, 1],
+            seen,
+            ..Transcript::default()
+        };
+        record(&published(), rules).judge_all(&[transcript])
+    };
+    let verdict = late(6, AFTER_ALL);
+    assert!(verdict.is_true(), "{:?}", verdict.findings);
+    assert_eq!(verdict.covered, 1);
+    // It says that the loss came later, or the event was begun later.
+    assert_eq!(late(7, AFTER_ALL).missing, 1);
+    assert_eq!(late(9, AFTER_ALL).missing, 1);
+    assert_eq!(late(6, published().of(0)[3].begun).missing, 1);
 }
 
 #[test]

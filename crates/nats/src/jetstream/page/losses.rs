@@ -1,7 +1,7 @@
 //! What may have been taken away behind a cursor.
 
 use fanfare_core::{
-    Pattern,
+    Pattern, Position,
     history::{MAX_GAPS, scopes},
 };
 
@@ -21,6 +21,17 @@ pub(super) struct Loss {
 }
 
 impl Page<'_> {
+    /// The last place up to a cursor behind which nothing is lost, in the cursor's life.
+    pub(super) fn survived(&self, cursor: &Position) -> Position {
+        let (mark, place) = (self.standing.mark, Place::of(cursor.offset));
+        match (mark, place) {
+            (Some(mark), Some(place)) if cursor.epoch != self.standing.epoch => {
+                cursor.at(mark.survived(cursor.epoch, place).offset())
+            }
+            _ => cursor.clone(),
+        }
+    }
+
     pub(super) fn everyone(&self, oldest: bool) -> Vec<Loss> {
         let scopes = scopes(&self.query.channels).into_iter();
         scopes.map(|scope| Loss { scope, oldest }).collect()
