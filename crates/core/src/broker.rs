@@ -11,7 +11,7 @@ use crate::{
 
 /// The most publications of a batch: so many are stored and announced in one step, in which the bus
 /// serves nobody else.
-pub const MAX_BATCH: usize = 128;
+pub const MAX_BATCH: usize = 512;
 
 /// A publish/subscribe system that edge nodes share.
 ///
