@@ -248,11 +248,16 @@ pub async fn a_batch_is_stored_in_its_order(stand: Stand) -> Verdict {
         batch.len()
     );
     witness.until_events(expected.len()).await?;
-    ensure!(
-        witness.data() == expected,
-        "published {expected:?}, got {:?}",
-        witness.data()
-    );
+    let data = witness.data();
+    let wrong = expected
+        .iter()
+        .zip(&data)
+        .position(|(sent, got)| sent != got);
+    if let Some(at) = wrong {
+        let around = at.saturating_sub(2)..(at + 3).min(data.len());
+        let (sent, got) = (&expected[around.clone()], &data[around]);
+        return Err(Violation(format!("published …{sent:?}…, got …{got:?}…")));
+    }
     for (event, place) in witness.events().zip(&places) {
         if let Some(place) = place {
             ensure!(

@@ -239,6 +239,19 @@ impl Shared {
         logs_of(&self.logs, &pattern).next()
     }
 
+    /// Stores a batch, and counts how it went.
+    async fn publish(
+        &self,
+        batch: &[(&Channel, &Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let start = Instant::now();
+        let stored = self.store(batch).await;
+        for result in &stored {
+            self.wire.metrics.publish_ended(result, start.elapsed());
+        }
+        stored
+    }
+
     async fn prove(&self) -> Result<(), BrokerError> {
         let what = "probe";
         self.open(what)?;
@@ -299,20 +312,21 @@ impl Broker for NatsDurable {
         channel: &Channel,
         publication: Publication,
     ) -> Result<Published, BrokerError> {
-        let metrics = &self.shared.wire.metrics;
-        let start = Instant::now();
-        let stored = self.shared.store(channel, &publication).await;
-        match &stored {
-            Ok(published) if published.duplicate => metrics.duplicates.inc(),
-            Ok(_) => metrics.published.inc(),
-            Err(_) => metrics.publish_errors.inc(),
-        }
-        if stored.is_ok() {
-            metrics
-                .publish_seconds
-                .observe(start.elapsed().as_secs_f64());
-        }
-        stored
+        let mut stored = self.shared.publish(&[(channel, &publication)]).await;
+        let silent = || Err(Trouble::NoAnswer.of("publish"));
+        stored.pop().unwrap_or_else(silent)
+    }
+
+    /// All are on their way at a time.
+    async fn publish_all(
+        &self,
+        batch: &[(Channel, Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let batch: Vec<_> = batch
+            .iter()
+            .map(|(channel, data)| (channel, data))
+            .collect();
+        self.shared.publish(&batch).await
     }
 
     /// Returns once it is fixed from which place on this node follows the streams: everything

@@ -4,15 +4,20 @@ use std::{sync::Arc, time::SystemTime};
 
 use async_nats::HeaderMap;
 use fanfare_core::{BrokerError, Channel, ErrorKind, Position, Publication, Published};
+use futures_util::future::join_all;
 use serde::Deserialize;
+use tokio::task::unconstrained;
 
 use super::{
     Shared,
+    acked::Stay,
     log::Log,
     place::{self, Place, born},
     wire::Trouble,
 };
 use crate::{envelope, error::error, subjects::Target};
+
+const WHAT: &str = "publish";
 
 /// The stream's word that it has a message.
 #[derive(Deserialize, PartialEq, Eq, Debug)]
@@ -22,15 +27,62 @@ pub(super) struct Ack {
     duplicate: bool,
 }
 
+/// A publication as it goes to a stream.
+struct Ready<'p> {
+    log: &'p Arc<Log>,
+    subject: String,
+    headers: HeaderMap,
+    publication: &'p Publication,
+    began: Stay,
+}
+
 impl Shared {
+    /// Stores publications, in their order. All are sent before the first answer is waited for: the
+    /// link and the stream keep their order.
     pub(super) async fn store(
         &self,
+        batch: &[(&Channel, &Publication)],
+    ) -> Vec<Result<Published, BrokerError>> {
+        let ready = batch
+            .iter()
+            .map(|(channel, publication)| self.ready(channel, publication));
+        let ready: Vec<_> = ready.collect();
+        let good: Vec<&Ready<'_>> = ready.iter().flatten().collect();
+        let mut acks = self.put_all(&good).await;
+        if !acks.is_empty() && acks.iter().all(|ack| *ack == Err(Trouble::Nobody)) {
+            // Nobody took any, so they are nowhere; our own stream is made again where it was gone.
+            let mut made = false;
+            for log in &*self.logs {
+                if good.iter().any(|ready| Arc::ptr_eq(ready.log, log)) {
+                    made |= log.stream.attend().await.is_ok();
+                    log.kick.notify_one();
+                }
+            }
+            if made {
+                acks = self.put_all(&good).await;
+            }
+        }
+        let placed = good
+            .iter()
+            .zip(acks)
+            .map(|(ready, ack)| self.placed(ready, ack));
+        let mut placed = join_all(placed).await.into_iter();
+        let silent = || Err(Trouble::NoAnswer.of(WHAT));
+        let result = |ready: &Result<_, BrokerError>| match ready {
+            Ok(_) => placed.next().unwrap_or_else(silent),
+            Err(refused) => Err(refused.clone()),
+        };
+        ready.iter().map(result).collect()
+    }
+
+    /// What goes to which stream.
+    fn ready<'p>(
+        &'p self,
         channel: &Channel,
-        publication: &Publication,
-    ) -> Result<Published, BrokerError> {
-        let what = "publish";
-        self.open(what)?;
-        let rejected = |why: String| error(ErrorKind::Rejected, format!("{what}: {why}"));
+        publication: &'p Publication,
+    ) -> Result<Ready<'p>, BrokerError> {
+        self.open(WHAT)?;
+        let rejected = |why: String| error(ErrorKind::Rejected, format!("{WHAT}: {why}"));
         let log = self.log(channel);
         let log = log.ok_or_else(|| rejected("there is no log".into()))?;
         let stream = &log.stream;
@@ -55,23 +107,49 @@ impl Shared {
             headers.insert("Nats-Msg-Id", key.as_str());
         }
         self.fits(&headers, publication)?;
-        let began = log.stay();
-        let ack = self
-            .put(log, target.subject, headers.clone(), publication)
-            .await?;
+        Ok(Ready {
+            log,
+            subject: target.subject,
+            headers,
+            publication,
+            began: log.stay(),
+        })
+    }
+
+    async fn put_all(&self, all: &[&Ready<'_>]) -> Vec<Result<Ack, Trouble>> {
+        // Each is sent when it is first polled, in their order: the runtime must not put off one of
+        // them because those before it used up a task's budget.
+        unconstrained(join_all(all.iter().map(|ready| self.put(ready)))).await
+    }
+
+    async fn put(&self, ready: &Ready<'_>) -> Result<Ack, Trouble> {
+        let (subject, headers) = (ready.subject.clone(), ready.headers.clone());
+        let data = ready.publication.data.bytes().clone();
+        self.wire.put(subject, headers, data).await
+    }
+
+    /// The place of what the stream has.
+    async fn placed(
+        &self,
+        ready: &Ready<'_>,
+        ack: Result<Ack, Trouble>,
+    ) -> Result<Published, BrokerError> {
+        let ack = ack.map_err(|trouble| trouble.of(WHAT))?;
+        let log = ready.log;
         let place = if ack.duplicate {
             first_of(log, ack.seq).await?
         } else {
-            let at = headers.get(envelope::AT).map(|at| at.as_str().parse());
-            let check = place::check(at.and_then(Result::ok), publication.data.bytes(), 0);
+            let at = ready.headers.get(envelope::AT);
+            let at = at.map(|at| at.as_str().parse());
+            let data = ready.publication.data.bytes();
             Place {
                 seq: ack.seq,
-                check,
+                check: place::check(at.and_then(Result::ok), data, 0),
             }
         };
         let position = self.position(log, place).await;
         if !ack.duplicate {
-            log.acked(place, began);
+            log.acked(place, ready.began);
         }
         Ok(Published {
             position: Some(position),
@@ -91,27 +169,6 @@ impl Shared {
             return Err(error(ErrorKind::TooLarge, message));
         }
         Ok(())
-    }
-
-    async fn put(
-        &self,
-        log: &Arc<Log>,
-        subject: String,
-        headers: HeaderMap,
-        publication: &Publication,
-    ) -> Result<Ack, BrokerError> {
-        let data = publication.data.bytes();
-        let put = || {
-            self.wire
-                .put(subject.clone(), headers.clone(), data.clone())
-        };
-        let mut ack = put().await;
-        if ack == Err(Trouble::Nobody) && log.stream.attend().await.is_ok() {
-            // Nobody took it, so it is nowhere; our own stream is made again where it was gone.
-            log.kick.notify_one();
-            ack = put().await;
-        }
-        ack.map_err(|trouble| trouble.of("publish"))
     }
 
     /// A place in the stream's life of now.
@@ -146,7 +203,7 @@ async fn first_of(log: &Arc<Log>, seq: u64) -> Result<Place, BrokerError> {
         Some(check) => check,
         None => {
             let there = log.stream.message(seq, None).await;
-            let there = there.map_err(|trouble| trouble.of("publish"))?;
+            let there = there.map_err(|trouble| trouble.of(WHAT))?;
             let first = there.filter(|first| first.place.seq == seq);
             // Gone already: then it is the place where it was.
             first.map_or(0, |first| first.place.check)
