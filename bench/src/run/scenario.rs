@@ -141,7 +141,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             "one streamed request of 100 B events, no subscribers",
             true,
             Load::Ndjson,
-            vec![FANFARE, REDIS],
+            vec![FANFARE, REDIS, JETSTREAM],
         ),
         new(
             "small-beside-10000",
