@@ -57,6 +57,18 @@ impl Bus {
         format!("[broker]\nkind = \"{kind}\"\n[broker.{kind}]\n{lines}\n")
     }
 
+    /// Waits until no server serves that was given up: what such a one takes is told when it is over,
+    /// to those who are still there.
+    pub(super) async fn is_settled(&self) {
+        match self {
+            Self::Sentinel(servers) => {
+                servers.is_settled().await;
+            }
+            Self::Cluster(servers) => servers.is_whole().await,
+            Self::Redis(_) | Self::Nats(_) | Self::NatsCluster(..) => {}
+        }
+    }
+
     /// Does it, and undoes what has an end.
     pub(super) async fn inject(
         &mut self,

@@ -4,11 +4,14 @@
 //! event, once, in the order of its channel and of its log; or, between the event before and the
 //! one after, a gap that names the channel and whose bounds leave room for it.
 
+mod lives;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
 };
 
+use self::lives::{Ends, Lives};
 use super::{
     transcript::{GapSeen, Place, Seen, Transcript},
     truth::{Outcome, Publication, Truth},
@@ -38,6 +41,7 @@ pub struct Record {
     lines: Vec<Vec<Publication>>,
     /// Of each channel, the number before which clients do not leave.
     owed: Vec<usize>,
+    lives: Lives,
     rules: Rules,
 }
 
@@ -87,8 +91,8 @@ struct Channel {
     since_anew: BTreeSet<usize>,
     /// Gaps since the last event, by their place in the transcript.
     gaps: Vec<usize>,
-    /// Gaps after which the log began anew, all of them: then what is there comes again, and what
-    /// was lost is missing in the midst of it.
+    /// Gaps after which the log began anew, all of them, and what came right before: then what is
+    /// there comes again, and what was lost is missing in the midst of it.
     anew: Vec<usize>,
     /// Numbers that were passed over without a gap, and where.
     skipped: BTreeMap<usize, usize>,
@@ -103,6 +107,9 @@ struct Reading<'a> {
     begun: HashMap<usize, (u64, usize, usize)>,
     /// The newest offset of each life of a log.
     places: HashMap<(&'a str, &'a str), u128>,
+    ends: Ends,
+    /// The same when each gap came that began a life, by its place in the transcript.
+    ends_at: HashMap<usize, Ends>,
     used: BTreeSet<usize>,
     verdict: Verdict,
 }
@@ -112,11 +119,20 @@ impl Record {
     /// was published later they are not owed.
     pub fn new(truth: &Truth, last_words: &[usize], rules: Rules) -> Self {
         let channels = truth.channels().to_vec();
-        let lines = (0..channels.len()).map(|index| truth.of(index)).collect();
+        let lines: Vec<_> = (0..channels.len()).map(|index| truth.of(index)).collect();
+        let mut lives = Lives::default();
+        for (channel, line) in lines.iter().enumerate() {
+            for (number, publication) in line.iter().enumerate() {
+                if let Some(id) = &publication.id {
+                    lives.learn((channel, number), id);
+                }
+            }
+        }
         Self {
             channels,
             lines,
             owed: last_words.iter().map(|last| last + 1).collect(),
+            lives,
             rules,
         }
     }
@@ -150,6 +166,7 @@ impl Record {
                 let Some(publication) = self.lines[*channel].get_mut(*number) else {
                     continue;
                 };
+                self.lives.learn((*channel, *number), id);
                 match &publication.id {
                     // An id of several logs differs by where its client stands in the others.
                     _ if Place::only(id).is_none() => {}
@@ -176,6 +193,8 @@ impl Record {
             channels: HashMap::new(),
             begun: HashMap::new(),
             places: HashMap::new(),
+            ends: Ends::default(),
+            ends_at: HashMap::new(),
             used: BTreeSet::new(),
             verdict: Verdict::default(),
         };
@@ -341,15 +360,19 @@ impl<'a> Reading<'a> {
                 _ => false,
             };
             // One that came before the event was begun tells nothing of it.
-            let ends_its_life = |index: &&usize| match &self.transcript.seen[**index] {
+            let tells_end = |index: &&usize| match &self.transcript.seen[**index] {
                 Seen::Gap(gap) => {
+                    let lives = &self.record.lives;
                     let id = publication.id.as_deref();
-                    publication.begun < gap.at && id.is_some_and(|id| gap.ends_life_of(id))
+                    let lost = |ends| lives.is_lost_by(gap, (channel, number), ends);
+                    publication.begun < gap.at
+                        && (self.ends_at.get(*index).is_some_and(lost)
+                            || id.is_some_and(|id| gap.encloses(id)))
                 }
                 _ => false,
             };
             let mut covering: Vec<usize> = gaps.iter().filter(covers).copied().collect();
-            covering.extend(state.anew.iter().filter(ends_its_life));
+            covering.extend(state.anew.iter().filter(tells_end));
             if covering.is_empty() {
                 state.skipped.entry(number).or_insert(at);
             } else {
@@ -368,6 +391,7 @@ impl<'a> Reading<'a> {
         publication: &Publication,
         id: &'a str,
     ) {
+        self.ends.note(id);
         let log = (self.record.rules.log_of)(channel);
         let latest = self.begun.entry(log).or_insert((0, channel, number));
         if publication.outcome == Outcome::Stored && publication.ended < latest.0 {
@@ -401,19 +425,25 @@ impl<'a> Reading<'a> {
         self.verdict.gaps += 1;
         *self.verdict.causes.entry(gap.cause.clone()).or_default() += 1;
         let begins_anew = gap.begins_anew();
+        if let Some(after) = &gap.after {
+            self.ends.note(after);
+        }
+        if begins_anew {
+            self.ends_at.insert(at, self.ends.clone());
+        }
+        let record = self.record;
         for (channel, state) in &mut self.channels {
-            if gap.names(&self.record.channels[*channel]) {
+            if gap.names(&record.channels[*channel]) {
                 state.gaps.push(at);
                 let before = state.skipped.len();
-                let line = &self.record.lines[*channel];
                 state.skipped.retain(|number, skipped_at| {
                     let beyond = &self.transcript.seen[*skipped_at];
-                    let skipped = &line[*number];
-                    let has_room = skipped.id.as_ref().is_none_or(|id| gap.has_room_for(id));
-                    let was_begun = skipped.begun < gap.at;
-                    let ends = |id: &str| was_begun && has_room && gap.ends_life_of(id);
-                    let tells = |id: &str| gap.encloses(id) || ends(id);
-                    !matches!(beyond, Seen::Event { id, .. } if tells(id))
+                    let is_within = matches!(beyond, Seen::Event { id, .. } if gap.encloses(id));
+                    let is_lost = record.lines[*channel][*number].begun < gap.at
+                        && record
+                            .lives
+                            .is_lost_by(gap, (*channel, *number), &self.ends);
+                    !is_within && !is_lost
                 });
                 let told = before - state.skipped.len();
                 if told > 0 {
@@ -421,11 +451,11 @@ impl<'a> Reading<'a> {
                     self.used.insert(at);
                 }
                 if begins_anew {
-                    state.anew.push(at);
+                    state.anew.extend(&state.gaps);
                     state.newest = None;
                     state.anew_at = at;
                     state.since_anew.clear();
-                    self.begun.remove(&(self.record.rules.log_of)(*channel));
+                    self.begun.remove(&(record.rules.log_of)(*channel));
                 }
             }
         }

@@ -78,8 +78,9 @@ impl Rig {
         self.bus.server().expect("a bus of one server")
     }
 
-    /// Waits until every node is ready.
+    /// Waits until no server serves that was given up, and every node is ready.
     pub async fn ready(&self) {
+        self.bus.is_settled().await;
         for node in &self.nodes {
             let url = format!("{}/readyz", node.admin_url());
             eventually("the node is ready", READY_WITHIN, || async {

@@ -166,25 +166,6 @@ impl GapSeen {
         })
     }
 
-    /// Whether it ends the life of the log that an event of this id was in, at a place before that;
-    /// or goes over it, from a life before to one after.
-    pub fn ends_life_of(&self, id: &str) -> bool {
-        let after = self.after.as_deref().and_then(Place::only);
-        let (Some(after), Some(place)) = (after, Place::only(id)) else {
-            return false;
-        };
-        let Some(next) = Place::only(&self.next) else {
-            return false;
-        };
-        if !self.begins_anew() || after.log != place.log || next.log != place.log {
-            return false;
-        }
-        if after.epoch == place.epoch {
-            return after.offset < place.offset;
-        }
-        after.epoch != next.epoch && place.epoch != next.epoch
-    }
-
     /// Whether its bounds leave room for an event of this id: it covers what lies after `after`, up
     /// to and including `next`. Bounds of another epoch say nothing about a place.
     pub fn has_room_for(&self, id: &str) -> bool {

@@ -136,25 +136,35 @@ impl RedisSentinel {
     /// # Panics
     /// If there is none for long.
     pub async fn can_fail_over(&self) -> usize {
-        eventually(
-            "a primary with a replica in step",
-            AGREED_WITHIN,
-            async || {
-                let primary = self.primary().await?;
-                let port = format!("master_port:{}", self.servers[primary].port());
-                for server in &self.servers {
-                    let Ok(mut link) = Resp::connect(server.address()).await else {
-                        continue;
-                    };
-                    let info = link.command(&["INFO", "replication"]).await.ok()?;
-                    let info = texts(&info).concat();
-                    if info.contains("master_link_status:up") && info.lines().any(|l| l == port) {
-                        return Some(primary);
-                    }
-                }
-                None
-            },
-        )
+        self.with_replicas(1).await
+    }
+
+    /// Waits until all sentinels agree on a primary that all others follow, in step with it. Answers
+    /// which. None that was given up serves any more then.
+    ///
+    /// # Panics
+    /// If there is none for long.
+    pub async fn is_settled(&self) -> usize {
+        self.with_replicas(self.servers.len() - 1).await
+    }
+
+    async fn with_replicas(&self, count: usize) -> usize {
+        let what = "a primary with replicas in step";
+        eventually(what, AGREED_WITHIN, async || {
+            let primary = self.primary().await?;
+            let port = format!("master_port:{}", self.servers[primary].port());
+            let mut in_step = 0;
+            for server in &self.servers {
+                let Ok(mut link) = Resp::connect(server.address()).await else {
+                    continue;
+                };
+                let info = link.command(&["INFO", "replication"]).await.ok()?;
+                let info = texts(&info).concat();
+                let is_linked = info.contains("master_link_status:up");
+                in_step += usize::from(is_linked && info.lines().any(|l| l == port));
+            }
+            (in_step >= count).then_some(primary)
+        })
         .await
     }
 

@@ -338,6 +338,187 @@ fn a_gap_that_ends_a_life_late_covers_what_was_passed_over_in_it() {
     assert_eq!(late(6, published().of(0)[3].begun).missing, 1);
 }
 
+/// One channel, of which number 2 was lost on the way from the life 1 to the life 2. `lost` is its id.
+fn two_lives(lost: &str) -> Truth {
+    let truth = Truth::new(vec!["o.a".into()]);
+    for id in ["r0.1.2", "r0.1.5", lost, "r0.2.8", "r0.2.9"] {
+        let number = truth.begin(0, BYTES);
+        truth.end(0, number, Outcome::Stored, Some(id.into()));
+    }
+    truth
+}
+
+fn of_life(number: usize, id: &str) -> Seen {
+    Seen::Event {
+        channel: 0,
+        number,
+        bytes: BYTES,
+        id: id.into(),
+    }
+}
+
+fn between_lives(after: Option<&str>, at: u64) -> Seen {
+    Seen::Gap(GapSeen {
+        scope: ">".into(),
+        cause: "new_epoch".into(),
+        after: after.map(str::to_owned),
+        next: "r0.2.7".into(),
+        at,
+    })
+}
+
+/// What a client missed that saw all else, and these instead of the lost one, while another client
+/// saw that.
+fn missed(lost: &str, told: &[Seen], elsewhere: &[Seen]) -> (usize, usize) {
+    missed_then(lost, told, elsewhere, &["r0.2.8", "r0.2.9"])
+}
+
+/// The same with the ids of the last ones to come.
+fn missed_then(lost: &str, told: &[Seen], elsewhere: &[Seen], last: &[&str]) -> (usize, usize) {
+    let told = told.iter().cloned();
+    let before = [(0, "r0.1.2"), (1, "r0.1.5")].map(|(number, id)| of_life(number, id));
+    let last = last.iter().zip(5 - last.len()..);
+    let after = last.map(|(id, number)| of_life(number, id));
+    let joined = [Seen::Joined(vec![0])];
+    let seen = joined.into_iter().chain(before).chain(told).chain(after);
+    let transcript = |seen: Vec<Seen>, is_unfinished| Transcript {
+        channels: vec![0],
+        seen,
+        is_unfinished,
+        ..Transcript::default()
+    };
+    let other = [&[Seen::Joined(vec![2])], elsewhere].concat();
+    let all = [transcript(seen.collect(), false), transcript(other, true)];
+    let rules = Rules {
+        may_begin_anew: true,
+        ..ONE_LOG
+    };
+    let mut record = Record::new(&two_lives(lost), &[4], rules);
+    record.judge_all(&all);
+    let verdict = record.judge(&all[0]);
+    (verdict.missing, verdict.covered)
+}
+
+#[test]
+fn what_only_another_life_had_is_told_by_the_next_new_one() {
+    let gap = |at| [between_lives(Some("r0.1.5"), at)];
+    let begun = two_lives("r0.9.7").of(0)[2].begun;
+    // Even where its place there would be behind the client.
+    assert_eq!(missed("r0.9.1", &gap(AFTER_ALL), &[]), (0, 1));
+    let there = [of_life(2, "r0.9.7")];
+    assert_eq!(missed("r0.9.7", &gap(AFTER_ALL), &there), (0, 1));
+    assert_eq!(missed("r0.9.7", &[], &there), (1, 0), "no gap");
+    // Events of the new life came before the gap: it tells nothing of what was begun later, nor of
+    // another log.
+    let late = |lost: &str, at| {
+        let told = [of_life(3, "r0.2.8"), between_lives(Some("r0.1.5"), at)];
+        missed_then(lost, &told, &[], &["r0.2.9"])
+    };
+    assert_eq!(late("r0.9.7", AFTER_ALL), (0, 1));
+    assert_eq!(late("r0.9.7", begun), (1, 0));
+    assert_eq!(late("r1.9.7", AFTER_ALL), (1, 0));
+}
+
+#[test]
+fn what_the_new_life_has_after_the_gap_is_lost_to_nobody() {
+    let late = |elsewhere: &[Seen]| {
+        let told = [
+            of_life(3, "r0.2.8"),
+            between_lives(Some("r0.1.5"), AFTER_ALL),
+        ];
+        missed_then("r0.9.3", &told, elsewhere, &["r0.2.9"])
+    };
+    assert_eq!(late(&[]), (0, 1));
+    assert_eq!(late(&[of_life(2, "r0.9.3")]), (0, 1));
+    assert_eq!(
+        late(&[of_life(2, "r0.2.6")]),
+        (1, 0),
+        "it was there already"
+    );
+    // It comes out of another life, and the new one has the event up to where the gap ends, or after
+    // that: then the client gets what is there.
+    let late = |lost: &str| {
+        let gap = between_lives(Some("r0.1.5"), AFTER_ALL);
+        let told = [of_life(3, "r0.1.8"), gap];
+        missed_then("r0.9.3", &told, &[of_life(2, lost)], &["r0.2.9"])
+    };
+    assert_eq!((late("r0.2.6"), late("r0.2.8")), ((0, 1), (1, 0)));
+}
+
+/// After a gap its client was beyond the event's place in the new life, and then in another one.
+#[test]
+fn what_comes_after_a_gap_takes_nothing_back() {
+    let told = [
+        between_lives(Some("r0.1.5"), AFTER_ALL),
+        of_life(1, "r0.2.6"),
+        Seen::Gap(GapSeen {
+            scope: ">".into(),
+            cause: "new_epoch".into(),
+            after: Some("r0.2.6".into()),
+            next: "r0.3.1".into(),
+            at: AFTER_ALL,
+        }),
+        of_life(1, "r0.3.2"),
+    ];
+    let missed = |told: &[Seen]| {
+        let elsewhere = [of_life(2, "r0.2.4")];
+        missed_then("r0.1.6", told, &elsewhere, &["r0.3.8", "r0.3.9"])
+    };
+    assert_eq!(missed(&told), (0, 1));
+    assert_eq!(missed(&told[1..]), (1, 0), "the second one alone");
+}
+
+/// A server that took over had not got all that the one before had taken, and that is found out later.
+#[test]
+fn a_gap_tells_what_lies_after_its_beginning_even_behind_the_client() {
+    let late = |lost: &str, after| missed(lost, &[between_lives(after, AFTER_ALL)], &[]);
+    // The client was at 5 in the life 1. The event stood before that, and did not come.
+    for after in ["r0.1.5", "r0.1.4"] {
+        assert_eq!(late("r0.1.4", Some(after)), (1, 0), "{after}");
+    }
+    assert_eq!(late("r0.1.4", Some("r0.1.3")), (0, 1));
+    assert_eq!(late("r0.1.4", None), (0, 1));
+    // The gap begins in a life before, in which nothing is said of this one.
+    let told = [
+        of_life(3, "r0.2.8"),
+        between_lives(Some("r0.7.1"), AFTER_ALL),
+    ];
+    let late = |lost: &str| missed_then(lost, &told, &[], &["r0.2.9"]);
+    assert_eq!((late("r0.1.4"), late("r0.1.6")), ((1, 0), (0, 1)));
+}
+
+/// Not everybody's log forked where the client's did.
+#[test]
+fn places_that_were_given_twice_prove_nothing() {
+    let told = [
+        of_life(3, "r0.2.8"),
+        between_lives(Some("r0.1.6"), AFTER_ALL),
+    ];
+    let late = |lost: &str| missed_then(lost, &told, &[], &["r0.2.9"]);
+    // Number 1 has the place 5 as well.
+    assert_eq!(late("r0.1.5"), (0, 1));
+    assert_eq!(late("r0.1.4"), (1, 0));
+}
+
+/// A gap that is followed by a new life at once counts as much as it did.
+#[test]
+fn what_a_gap_tells_before_a_new_life_is_told() {
+    let told = |next: &str| {
+        let gap = Seen::Gap(GapSeen {
+            scope: ">".into(),
+            cause: "evicted".into(),
+            after: Some("r0.1.5".into()),
+            next: next.into(),
+            at: AFTER_ALL,
+        });
+        let again = of_life(0, "r0.2.1");
+        let told = [gap, between_lives(Some("r0.1.8"), AFTER_ALL), again];
+        missed("r0.1.7", &told, &[])
+    };
+    assert_eq!(told("r0.1.8"), (0, 1));
+    assert_eq!(told("r0.1.6"), (1, 0));
+}
+
 #[test]
 fn a_gap_over_nothing_is_idle() {
     let mut seen = whole();
