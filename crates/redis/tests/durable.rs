@@ -502,10 +502,9 @@ async fn a_restart_with_a_log_on_disk_loses_nothing_and_without_is_told() {
         let other = connect(quick(server.url())).await;
         let elsewhere = publish(&other, "a", "3").await.position.unwrap();
         let answer = if keeps {
-            assert_eq!(
-                (elsewhere.epoch, elsewhere.offset),
-                (first.epoch, Offset(3))
-            );
+            assert_eq!(elsewhere.epoch, first.epoch);
+            // Nobody can know that the process before has given its last place.
+            assert!(elsewhere.offset > Offset(3), "{elsewhere:?}");
             assert_eq!(follower.told().await.1, "3");
             vec!["2", "3"]
         } else {
@@ -533,8 +532,10 @@ async fn a_store_that_went_back_begins_a_new_epoch_whoever_publishes_first() {
         let door = Door::open(server.address()).await;
         let knowing = connect(quick(door.url())).await;
         let mut follower = Follower::of(&knowing, &["a"]).await;
+        let mut saved = None;
         for index in 0..5 {
-            publish(&knowing, "a", &format!("saved {index}")).await;
+            let published = publish(&knowing, "a", &format!("saved {index}")).await;
+            saved = published.position;
         }
         server.cli(&["SAVE"]).await;
         let mut lost = Vec::new();
@@ -568,7 +569,7 @@ async fn a_store_that_went_back_begins_a_new_epoch_whoever_publishes_first() {
         });
         door.reopen();
         let gap = follower.gap(GapCause::NewEpoch).await;
-        assert_eq!((gap.scope.as_str(), gap.after.as_ref()), (">", lost.last()));
+        assert_eq!((gap.scope.as_str(), gap.after), (">", saved));
         if let Some(publishing) = publishing {
             publishing.abort();
             continue;

@@ -83,9 +83,9 @@ async fn heal(intake: &Intake, store: &Store) -> Result<(), Unread> {
 /// Where the log stands, which all that this node knows of is held against.
 async fn stand(intake: &Intake, store: &Store, mint: bool) -> Result<Stand, Unread> {
     intake.vet();
-    if let Some(stray) = intake.stray() {
-        store.stand(&stray, false).await?;
-        intake.settle(&stray);
+    for stray in intake.strays() {
+        let word = store.stand(&stray, false).await?;
+        intake.settle(&stray, &word.run);
     }
     let seen = intake.seen();
     let stand = store.stand(&seen, mint).await?;

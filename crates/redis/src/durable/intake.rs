@@ -101,7 +101,7 @@ impl Intake {
         let is_other = now.epoch != state.epoch;
         let is_moved = now.epoch != seen.epoch;
         // Not covered by a new epoch is what was seen since the server was asked.
-        if state.accept(seen, now) && is_other || is_moved || state.stray.is_some() {
+        if state.accept(seen, now) && is_other || is_moved || !state.strays.is_empty() {
             // Followers must be told, even if nothing is announced.
             self.stop(&mut state);
         }

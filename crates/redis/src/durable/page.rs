@@ -8,7 +8,7 @@ use fanfare_core::{
 use super::{
     entry::place,
     read::{From, Loss, Page, Question},
-    store::{Stand, Store, Unread},
+    store::{Hole, Stand, Store, Unread},
 };
 
 /// Answers a question from a log that stands here.
@@ -64,7 +64,7 @@ pub(super) async fn answer(
                 let gap = |scope| Gap {
                     scope,
                     cause: GapCause::NewEpoch,
-                    after: Some(cursor.clone()),
+                    after: told.whole(cursor),
                     next: told.place(begin),
                 };
                 Ok(told.history(page, scopes.map(gap).collect()))
@@ -88,10 +88,13 @@ fn since(losses: Vec<Loss>, begin: u64) -> Vec<Loss> {
 }
 
 impl Stand {
-    /// The offset of a cursor that is a place of this log, up to where it stands.
+    /// The offset of a cursor that is a place of this log, up to where it stands. What another
+    /// server gave, after it was given up, is not.
     fn holds(&self, log: &LogId, cursor: &Position) -> Option<u64> {
         let offset = u64::try_from(cursor.offset.0).ok()?;
-        let is_ours = cursor.log == *log && cursor.epoch == self.epoch;
+        let is_apart = |hole: &Hole| hole.after < offset && offset < hole.next;
+        let is_ours =
+            cursor.log == *log && cursor.epoch == self.epoch && !self.apart.iter().any(is_apart);
         (is_ours && offset <= self.offset).then_some(offset)
     }
 }
@@ -117,6 +120,18 @@ struct Told<'t> {
 impl Told<'_> {
     fn place(&self, offset: u64) -> Position {
         place(self.log, self.stand.epoch, offset)
+    }
+
+    /// The last place of a client that stood here before anything was lost; `None` where that is not
+    /// known.
+    fn whole(&self, cursor: &Position) -> Option<Position> {
+        match u64::try_from(cursor.offset.0) {
+            Ok(offset) if cursor.log == *self.log => {
+                let whole = self.stand.whole(cursor.epoch, offset);
+                whole.map(|(epoch, offset)| place(self.log, epoch, offset))
+            }
+            _ => Some(cursor.clone()),
+        }
     }
 
     /// A page that begins with these gaps.

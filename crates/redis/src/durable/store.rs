@@ -53,8 +53,21 @@ pub(crate) struct Stand {
     pub(crate) forgotten: u64,
     /// What nobody can name and is not there, oldest first.
     pub(crate) holes: Arc<[Hole]>,
+    /// Places that the log never gave, since another server began further on; the last of each was
+    /// its first word.
+    pub(crate) apart: Arc<[Hole]>,
+    /// The epochs, in turn.
+    pub(crate) begun: Arc<[Begun]>,
     /// On which run of the server.
     pub(crate) run: Arc<str>,
+}
+
+/// The beginning of an epoch, and after which place of which epoch before it what it tells was lost;
+/// `None` where nobody knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Begun {
+    pub(crate) epoch: Epoch,
+    pub(crate) lost: Option<(Epoch, u64)>,
 }
 
 /// Events after a place, up to and including another, that were never stored: nobody knows of which
@@ -96,6 +109,23 @@ pub(crate) struct Selected {
 }
 
 impl Stand {
+    /// The last place before anything was lost that epochs tell which began since: for who was here,
+    /// in an epoch, until now. `None` where it is not known.
+    pub(crate) fn whole(&self, epoch: Epoch, offset: u64) -> Option<(Epoch, u64)> {
+        let turn = |of: Epoch| self.begun.iter().position(|begun| begun.epoch == of);
+        let Some(here) = turn(epoch) else {
+            // The log was lost, or this is long ago: nothing is known of what lies between.
+            return Some((epoch, offset));
+        };
+        let mut whole = (here, offset);
+        for begun in &self.begun[here + 1..] {
+            let (epoch, offset) = begun.lost?;
+            whole = whole.min((turn(epoch)?, offset));
+        }
+        let (turn, offset) = whole;
+        Some((self.begun[turn].epoch, offset))
+    }
+
     pub(crate) fn seen(&self) -> Seen {
         Seen {
             epoch: self.epoch,
@@ -122,18 +152,30 @@ pub(crate) fn millis(time: Duration) -> u64 {
 impl Hole {
     /// Holes as a log's stand tells them.
     fn parse_all(text: &str) -> Arc<[Self]> {
-        let numbers: Vec<u64> = text
-            .split(' ')
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        let holes = numbers.chunks_exact(2);
-        holes
-            .map(|hole| Self {
-                after: hole[0],
-                next: hole[1],
-            })
-            .collect()
+        let holes = numbers(text);
+        let holes = holes.chunks_exact(2).map(|hole| Self {
+            after: hole[0],
+            next: hole[1],
+        });
+        holes.collect()
     }
+}
+
+impl Begun {
+    /// Epochs as a log's stand tells them.
+    fn parse_all(text: &str) -> Arc<[Self]> {
+        let all = numbers(text);
+        let all = all.chunks_exact(3).map(|one| Self {
+            epoch: Epoch(one[0]),
+            lost: (one[1] != 0).then_some((Epoch(one[1]), one[2])),
+        });
+        all.collect()
+    }
+}
+
+fn numbers(text: &str) -> Vec<u64> {
+    let words = text.split(' ');
+    words.filter_map(|word| word.parse().ok()).collect()
 }
 
 impl Default for Scripts {
@@ -170,16 +212,20 @@ impl Store {
         let ask = |mut link, server: Server| async move {
             let mut call = self.stand_on(&self.scripts.head, seen, &server.run);
             call.arg(u8::from(mint));
-            let answer: (u64, u64, u64, u64, String) = call.invoke_async(&mut link).await?;
+            let answer: (u64, u64, u64, u64, String, String, String) =
+                call.invoke_async(&mut link).await?;
             Ok((answer, server.run))
         };
-        let ((epoch, offset, begin, forgotten, holes), run) = self.reads.insist(ask).await?;
+        let ((epoch, offset, begin, forgotten, holes, apart, begun), run) =
+            self.reads.insist(ask).await?;
         Ok(Stand {
             epoch: Epoch(epoch),
             offset,
             begin,
             forgotten,
             holes: Hole::parse_all(&holes),
+            apart: Hole::parse_all(&apart),
+            begun: Begun::parse_all(&begun),
             run,
         })
     }

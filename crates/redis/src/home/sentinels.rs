@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use redis::{Client, RedisResult, aio::MultiplexedConnection};
+use redis::{Client, Pipeline, RedisResult, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
 use super::login::{Address, Login};
@@ -32,6 +32,8 @@ pub(crate) struct Sentinels {
 
 struct Asked {
     at: Option<Instant>,
+    /// Of the word that counts.
+    epoch: u64,
     links: Vec<Option<MultiplexedConnection>>,
 }
 
@@ -56,7 +58,11 @@ impl Sentinels {
             login,
             patience,
             named: Mutex::new(None),
-            asked: tokio::sync::Mutex::new(Asked { at: None, links }),
+            asked: tokio::sync::Mutex::new(Asked {
+                at: None,
+                epoch: 0,
+                links,
+            }),
         }
     }
 
@@ -66,7 +72,8 @@ impl Sentinels {
     }
 
     /// Asks all of them. Who has seen the newest failover is right: one that is cut off from the
-    /// others goes on naming the old primary.
+    /// others goes on naming the old primary. Unless all of them say so, there is no way back to
+    /// before a failover that was heard of.
     pub(super) async fn ask(&self) -> Result<Address, Failure> {
         let mut asked = self.asked.lock().await;
         if asked.at.is_some_and(|at| at.elapsed() < FRESH)
@@ -109,6 +116,14 @@ impl Sentinels {
             }
         }
         let word = newest.ok_or(why)?;
+        if word.epoch < asked.epoch
+            && heard < all
+            && let Some(named) = self.named()
+        {
+            asked.at = Some(Instant::now());
+            return Ok(named);
+        }
+        asked.epoch = word.epoch;
         *self.named.lock() = Some(word.primary.clone());
         asked.at = Some(Instant::now());
         Ok(word.primary)
@@ -123,11 +138,16 @@ impl Sentinels {
             Some(link) => link,
             None => command::connect(client, |_| Ok(()), self.patience).await?,
         };
-        let mut ask = redis::cmd("SENTINEL");
-        ask.arg("MASTER").arg(&self.master);
-        let answer: RedisResult<HashMap<String, String>> = ask.query_async(&mut link).await;
-        let fields = match answer {
-            Ok(fields) => fields,
+        // While replicas still turn to the new primary, the epoch is the new one and the fields name
+        // the old primary: the address is asked for by itself, and after the epoch.
+        let mut ask = Pipeline::new();
+        for word in ["MASTER", "GET-MASTER-ADDR-BY-NAME"] {
+            ask.cmd("SENTINEL").arg(word).arg(&self.master);
+        }
+        type Answer = (HashMap<String, String>, Option<(String, u16)>);
+        let answer: RedisResult<Answer> = ask.query_async(&mut link).await;
+        let (fields, primary) = match answer {
+            Ok(answer) => answer,
             Err(error) if error.to_string().contains("No such master") => {
                 let why =
                     "the sentinels know no primary of the name in broker.redis.sentinel.master";
@@ -135,12 +155,14 @@ impl Sentinels {
             }
             Err(error) => return Err(Failure::of_answer(&error)),
         };
-        let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
-        let port = field("port").parse();
-        let port = port.map_err(|_| Failure::Down("a sentinel names no primary".into()))?;
+        let none = || Failure::Down("a sentinel names no primary".into());
+        let (host, port) = primary.ok_or_else(none)?;
+        let epoch = fields.get("config-epoch");
         let word = Word {
-            epoch: field("config-epoch").parse().unwrap_or_default(),
-            primary: Address::new(field("ip"), port),
+            epoch: epoch
+                .and_then(|epoch| epoch.parse().ok())
+                .unwrap_or_default(),
+            primary: Address::new(&host, port),
         };
         Ok((word, link))
     }

@@ -6,28 +6,34 @@
 --       4 to 6 what the caller has seen: epoch, offset, and on which run.
 --
 -- meta: layout, epoch, offset (the last place given), begin (the place where the epoch began),
--- forgotten (no channel that is not in the zset has an event after it), runs ("run base run base …":
--- the servers that gave places, in turn, and where the log stood when each took over), ended ("epoch
--- told run …": of epochs before this one, up to which place what was lost is told, and which run ended
--- it), holes ("after
--- next after next …": events after the one place and up to the other are missing that nobody can name).
+-- forgotten (no channel that is not in the zset has an event after it), terms ("run base start …": the
+-- servers that gave places, in turn; where the log stood when each took over, and from where on it
+-- gives places), ended ("epoch run told by …": of epochs before this one, up to which place of which
+-- server what was lost is told, and which run ended it), begun ("epoch from place …": the epochs, in
+-- turn, and after which place of which epoch each tells a loss; 0 where nobody knows), holes ("after next after next …": events after the one place and up
+-- to the other are missing that nobody can name).
 
-local RUNS = 8
+local TERMS = 16
 local HOLES = 32
-local ENDED = 8
+local ENDED = 16
+local BEGUN = 16
+-- A server that takes over leaves out so many places at least, and up to as many more by chance: the
+-- one before may go on giving places for a while, and no place may be given twice.
+local APART = 10000000
 
 local function text(number) return string.format('%.0f', number) end
 
--- Ends an epoch, or tells more of one that has ended: what callers saw of it up to `told` is told by
--- the epoch that begins now.
-local function note_end(ended, epoch, told, run)
+-- Ends an epoch, or tells more of one that has ended: what callers saw of it up to `told`, on a server,
+-- is told by the epoch that begins now.
+local function note_end(ended, epoch, on, told, by)
+  if on == '' then on = '-' end
   for _, one in ipairs(ended) do
-    if one[1] == epoch then
-      one[2] = text(math.max(told, tonumber(one[2])))
+    if one[1] == epoch and one[2] == on then
+      one[3] = text(math.max(told, tonumber(one[3])))
       return
     end
   end
-  ended[#ended + 1] = {epoch, text(told), run == '' and '-' or run}
+  ended[#ended + 1] = {epoch, on, text(told), by == '' and '-' or by}
   if #ended > ENDED then table.remove(ended, 1) end
 end
 
@@ -39,31 +45,68 @@ end
 
 -- Whether the caller saw something of an epoch that had ended here, which another server took while
 -- others had left that one, and were told too early to be told of it. What the server itself had given
--- when it ended the epoch, all who were told then are told.
-local function is_untold(ended, epoch, seen, run)
+-- when it ended the epoch, all who were told then are told. An epoch that is not known was begun on
+-- another server, by somebody who had left this one's log; or, where one server alone gave places, it
+-- is of a log that was lost before this one began.
+local function is_untold(ended, terms, epoch, on, seen)
+  if on == '' then on = '-' end
   for _, one in ipairs(ended) do
-    if one[1] == epoch then return seen > tonumber(one[2]) and run ~= one[3] end
+    if one[1] == epoch and (one[4] == on or one[2] == on and seen <= tonumber(one[3])) then return false end
   end
-  return false
+  return #terms > 1 and epoch ~= '0' and seen > 0
+end
+
+-- Where the log stood before it left out the place that the caller saw, if it never gave it: after
+-- where it stands, or after another server took over.
+local function left_at(stood, terms, seen)
+  for _, term in ipairs(terms) do
+    if seen > tonumber(term[2]) and seen < tonumber(term[3]) then return term[2] end
+  end
+  return seen > stood and text(stood) or nil
+end
+
+-- Begins an epoch, which tells a loss after a place of another.
+local function begin(log, fresh, begun, from, place)
+  if not place then from, place = '0', '0' end
+  local known = {}
+  for one in string.gmatch(begun, '%d+ %d+ %d+') do known[#known + 1] = one end
+  known[#known + 1] = fresh .. ' ' .. from .. ' ' .. place
+  log.epoch, log.begin = fresh, log.offset
+  log.begun = table.concat(known, ' ', math.max(1, #known - BEGUN + 1))
+  redis.call('HSET', KEYS[1], 'epoch', fresh, 'begin', text(log.begin), 'begun', log.begun)
+end
+
+-- Notes that a server takes over, if it does.
+local function take_over(log, terms, run, fresh)
+  local last = terms[#terms]
+  if run == '' or last and last[1] == run then return end
+  local base = log.offset
+  log.offset = base + APART + tonumber(string.sub(fresh, -7))
+  terms[#terms + 1] = {run, text(base), text(log.offset)}
+  local parts = {}
+  for i = math.max(1, #terms - TERMS + 1), #terms do parts[#parts + 1] = table.concat(terms[i], ' ') end
+  redis.call('HSET', KEYS[1], 'offset', text(log.offset), 'terms', table.concat(parts, ' '))
 end
 
 local function stand()
   local fresh, run, seen_epoch, seen, seen_run = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-  local at = redis.call('HMGET', KEYS[1], 'layout', 'epoch', 'offset', 'begin', 'forgotten', 'runs', 'holes', 'ended')
+  local at = redis.call('HMGET', KEYS[1], 'layout', 'epoch', 'offset', 'begin', 'forgotten', 'terms', 'holes', 'ended', 'begun')
   if at[1] and at[1] ~= ARGV[1] then
     return redis.error_reply('LAYOUT the log was made with partitions = ' .. at[1] .. ', not ' .. ARGV[1])
   end
   if not (at[2] and at[3]) then
     -- Without its count the log is lost; what is left of it must not be taken for the new one's.
     redis.call('UNLINK', KEYS[1], KEYS[2])
-    redis.call('HSET', KEYS[1], 'layout', ARGV[1], 'epoch', fresh, 'offset', '0', 'begin', '0',
-      'forgotten', '0', 'runs', run .. ' 0')
+    local log = {offset = 0, forgotten = 0, holes = '', terms = {}}
+    redis.call('HSET', KEYS[1], 'layout', ARGV[1], 'offset', '0', 'forgotten', '0')
+    begin(log, fresh, '')
+    if run ~= '' then redis.call('HSET', KEYS[1], 'terms', run .. ' 0 0') end
     if seen_epoch ~= '0' then
       local ended = {}
-      note_end(ended, seen_epoch, seen, run)
+      note_end(ended, seen_epoch, seen_run, seen, run)
       redis.call('HSET', KEYS[1], 'ended', join_ended(ended))
     end
-    return {epoch = fresh, offset = 0, begin = 0, forgotten = 0, holes = ''}
+    return log
   end
   local log = {
     epoch = at[2],
@@ -71,44 +114,32 @@ local function stand()
     begin = tonumber(at[4] or '0'),
     forgotten = tonumber(at[5] or '0'),
     holes = at[7] or '',
+    begun = at[9] or '',
+    terms = {},
   }
-  -- The lowest place at which a server took over since the caller's.
-  local low, found, runs = log.offset, false, {}
-  for name, base in string.gmatch(at[6] or '', '(%S+) (%d+)') do
-    runs[#runs + 1] = {name, base}
+  local stood, terms, is_known = log.offset, log.terms, seen_run == ''
+  for name, base, start in string.gmatch(at[6] or '', '(%S+) (%d+) (%d+)') do
+    terms[#terms + 1] = {name, base, start}
+    is_known = is_known or name == seen_run
   end
-  if run ~= '' and (#runs == 0 or runs[#runs][1] ~= run) then
-    runs[#runs + 1] = {run, text(log.offset)}
-    local kept = {}
-    for i = math.max(1, #runs - RUNS + 1), #runs do
-      kept[#kept + 1] = runs[i][1] .. ' ' .. runs[i][2]
-    end
-    redis.call('HSET', KEYS[1], 'runs', table.concat(kept, ' '))
-  end
-  for _, one in ipairs(runs) do
-    if one[1] == seen_run then
-      low, found = log.offset, true
-    elseif found then
-      low = math.min(low, tonumber(one[2]))
-    end
-  end
-  local unknown = seen_run ~= '' and not found
+  take_over(log, terms, run, fresh)
   local ended = {}
-  for epoch, told, on in string.gmatch(at[8] or '', '(%d+) (%d+) (%S+)') do
-    ended[#ended + 1] = {epoch, told, on}
+  for epoch, on, told, by in string.gmatch(at[8] or '', '(%d+) (%S+) (%d+) (%S+)') do
+    ended[#ended + 1] = {epoch, on, told, by}
   end
+  local place = left_at(stood, terms, seen)
   local lost
   if log.epoch == seen_epoch then
-    lost = seen > low or unknown and seen > 0
+    lost = place or not is_known and seen > 0
   else
-    lost = is_untold(ended, seen_epoch, seen, seen_run)
-    if lost then note_end(ended, log.epoch, log.offset, run) end
+    lost = is_untold(ended, terms, seen_epoch, seen_run, seen)
+    if lost then note_end(ended, log.epoch, run, log.offset, run) end
   end
   if lost then
-    note_end(ended, seen_epoch, seen, run)
-    log.epoch, log.begin = fresh, log.offset
-    redis.call('HSET', KEYS[1], 'epoch', fresh, 'begin', text(log.begin),
-      'runs', run .. ' ' .. text(log.offset), 'ended', join_ended(ended))
+    note_end(ended, seen_epoch, seen_run, seen, run)
+    redis.call('HSET', KEYS[1], 'ended', join_ended(ended))
+    -- Nobody knows where a server that was never heard of left this log.
+    begin(log, fresh, log.begun, seen_epoch, is_known and place)
   end
   return log
 end

@@ -7,6 +7,7 @@ use fanfare_core::{Event, Gap, GapCause, Pattern, history::MAX_GAPS};
 
 use super::{
     super::{
+        entry,
         read::{Loss, Page},
         store::{Seen, Stand},
     },
@@ -46,14 +47,18 @@ impl Intake {
         self.state.lock().accept(seen, now)
     }
 
-    /// What was seen of an epoch that this node has left, and must be compared.
-    pub(in crate::durable) fn stray(&self) -> Option<Seen> {
-        self.state.lock().stray.clone()
+    /// What was seen elsewhere than where this node is, and must be compared.
+    pub(in crate::durable) fn strays(&self) -> Vec<Seen> {
+        self.state.lock().strays.clone()
     }
 
-    /// A script has compared it.
-    pub(in crate::durable) fn settle(&self, stray: &Seen) {
-        self.state.lock().stray.take_if(|held| held == stray);
+    /// A script has compared it, on this run of a server. Its own server has what was seen there,
+    /// which says nothing where this node is at another one.
+    pub(in crate::durable) fn settle(&self, stray: &Seen, run: &Arc<str>) {
+        let mut state = self.state.lock();
+        if *run != stray.run || *run == state.seen.run {
+            state.strays.retain(|held| held != stray);
+        }
     }
 
     /// Whether healing is due.
@@ -77,14 +82,15 @@ impl Intake {
     pub(in crate::durable) fn enter(&self, stand: &Stand) -> u64 {
         let mut state = self.state.lock();
         if state.epoch != stand.epoch {
-            let after = self.place(&state, state.high);
+            let whole = stand.whole(state.epoch, state.high);
+            let after = whole.map(|(epoch, offset)| entry::place(&self.log, epoch, offset));
             (state.epoch, state.high) = (stand.epoch, stand.begin);
             state.places.restart(stand.begin);
             self.metrics.gap(GapCause::NewEpoch);
             self.interest.offer_gap(&Gap {
                 scope: Pattern::all(),
                 cause: GapCause::NewEpoch,
-                after: Some(after),
+                after,
                 next: self.place(&state, stand.begin),
             });
         }

@@ -10,14 +10,18 @@ use super::{
 };
 use crate::error::Failure;
 
+/// The most servers and epochs, beside the one where a node is, of which it remembers how far it saw.
+const MAX_STRAYS: usize = 8;
+
 /// What an intake knows.
 pub(super) struct State {
     pub(super) epoch: Epoch,
     /// Everything up to here was handed on, told as a gap, or is not followed.
     pub(super) high: u64,
     pub(super) seen: Seen,
-    /// What was seen of an epoch that this node has left, and no script has compared yet.
-    pub(super) stray: Option<Seen>,
+    /// What was seen on servers or of epochs that this node is not at, and no script has compared
+    /// yet: the furthest of each, oldest first.
+    pub(super) strays: Vec<Seen>,
     /// The run of the server at the other end of the link for subscriptions.
     pub(super) run: Arc<str>,
     pub(super) stage: Stage,
@@ -89,7 +93,7 @@ impl Default for State {
             epoch: nowhere.epoch,
             high: 0,
             seen: nowhere,
-            stray: None,
+            strays: Vec::new(),
             run: "".into(),
             stage: Stage::Cut,
             again: false,
@@ -106,10 +110,14 @@ impl Default for State {
 
 impl State {
     pub(super) fn see(&mut self, announced: &Announced) {
-        // What another server announces may stand on less than what was seen: the script must
-        // compare that first.
-        if announced.epoch == self.seen.epoch && self.run == self.seen.run {
-            self.seen.offset = self.seen.offset.max(announced.entry.offset);
+        let (epoch, offset) = (announced.epoch, announced.entry.offset);
+        if epoch == self.seen.epoch && self.run == self.seen.run {
+            self.seen.offset = self.seen.offset.max(offset);
+        } else {
+            // What another server announces may stand on less than what was seen: the script must
+            // compare that first.
+            let run = self.run.clone();
+            self.stray(Seen { epoch, offset, run });
         }
     }
 
@@ -122,19 +130,24 @@ impl State {
         let is_covered = *seen == self.seen;
         if is_covered {
             self.seen = now;
-        } else if now.epoch == seen.epoch && now.epoch != self.seen.epoch {
+        } else {
             self.stray(now);
         }
         is_covered
     }
 
-    /// An answer came late, of a server that was left: what it took is not where this node is.
-    fn stray(&mut self, late: Seen) {
-        let further = self.stray.take().filter(|held| {
-            let is_same = held.epoch == late.epoch;
-            is_same && held.offset > late.offset
-        });
-        self.stray = Some(further.unwrap_or(late));
+    /// A word came late, of a server or an epoch that was left, or too early: what was taken there
+    /// may not be where this node is.
+    fn stray(&mut self, stray: Seen) {
+        let is_same = |held: &&mut Seen| held.epoch == stray.epoch && held.run == stray.run;
+        if let Some(held) = self.strays.iter_mut().find(is_same) {
+            held.offset = held.offset.max(stray.offset);
+            return;
+        }
+        if self.strays.len() == MAX_STRAYS {
+            self.strays.remove(0);
+        }
+        self.strays.push(stray);
     }
 
     pub(super) fn turn(&self, announced: &Announced) -> Turn {
@@ -316,7 +329,9 @@ mod tests {
         assert_eq!(state.seen, seen(1, 12, "one"));
         state.run = "two".into();
         state.see(&announced(1, 20, 0));
+        state.see(&announced(1, 19, 0));
         assert_eq!(state.seen, seen(1, 12, "one"));
+        assert_eq!(state.strays, [seen(1, 20, "two")], "it is compared");
     }
 
     #[test]
@@ -332,14 +347,26 @@ mod tests {
         // The same server, in whatever order its answers are read.
         assert!(state.accept(&before, seen(1, 14, "two")));
         assert_eq!(state.seen, seen(1, 15, "two"));
+        assert_eq!(state.strays, [seen(1, 11, "two")]);
+        // A publication that an old server took: only it and this node know.
+        state.strays.clear();
+        assert!(!state.accept(&before, seen(1, 13, "one")));
+        assert_eq!(state.strays, [seen(1, 13, "one")]);
+        state.strays.clear();
         // A new epoch, given on less than is seen by now.
         assert!(!state.accept(&before, seen(2, 15, "three")));
+        assert_eq!(state.strays, [seen(2, 15, "three")]);
+        state.strays.clear();
         // A new epoch, and then late answers from before it: what they say is not forgotten.
         let now = state.seen.clone();
         assert!(state.accept(&now, seen(2, 15, "two")));
         assert!(!state.accept(&now, seen(1, 17, "one")));
         assert!(!state.accept(&now, seen(1, 16, "one")));
         assert_eq!(state.seen, seen(2, 15, "two"));
-        assert_eq!(state.stray, Some(seen(1, 17, "one")));
+        assert_eq!(state.strays, [seen(1, 17, "one")]);
+        for epoch in 10..30 {
+            assert!(!state.accept(&before, seen(epoch, 1, "one")));
+        }
+        assert_eq!(state.strays.len(), MAX_STRAYS);
     }
 }
