@@ -11,7 +11,7 @@ use fanfare_core::{
     Retention, RetentionRule, Since, StoreConfig, Subscription,
 };
 use fanfare_nats::{DurableConfig, NatsDurable};
-use fanfare_testkit::{NatsServer, NatsStore};
+use fanfare_testkit::{NatsRelease, NatsServer, NatsStore};
 use support::{
     Node,
     jetstream::{Js, Stock, green, metrics},
@@ -127,9 +127,10 @@ async fn a_node_that_was_started_after_the_loss_tells_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_its_publisher_alone_was_told_of_is_told_to_everybody() {
-    for filled in [0, 3] {
-        let Some(mut js) = Js::start().await else {
-            return;
+    let fills = [0, 3].into_iter();
+    for (filled, release) in fills.flat_map(|n| NatsRelease::ALL.map(|release| (n, release))) {
+        let Some(mut js) = Js::start_release(release).await else {
+            continue;
         };
         // It follows nothing.
         let (publisher, link) = apart(&js).await;
@@ -168,9 +169,14 @@ async fn what_its_publisher_alone_was_told_of_is_told_to_everybody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_name_it_alike_whoever_saw_it() {
-    let Some(mut js) = Js::start().await else {
-        return;
-    };
+    for release in NatsRelease::ALL {
+        if let Some(js) = Js::start_release(release).await {
+            is_named_alike(js).await;
+        }
+    }
+}
+
+async fn is_named_alike(mut js: Js) {
     let (saw, also_saw) = (plain(&js).await, plain(&js).await);
     let (did_not, wire) = apart(&js).await;
     let mut feeds = Vec::new();
