@@ -11,6 +11,9 @@ const STAYS: usize = 64;
 pub(super) struct Acked {
     pub(super) place: Place,
     pub(super) stay: Stay,
+    /// What the feed had come to when it was published, or one before it: what came later may stand
+    /// in a place that was lost.
+    pub(super) head: u64,
     /// Rises with each that is noted.
     pub(super) serial: u64,
 }
@@ -33,7 +36,7 @@ pub(super) struct Acks {
 
 impl Acks {
     /// Notes one. Answers whether it proves that the stream lost what was acknowledged before.
-    pub(super) fn add(&mut self, place: Place, stay: Stay) -> bool {
+    pub(super) fn add(&mut self, place: Place, stay: Stay, head: u64) -> bool {
         self.serial += 1;
         let overtakes = |other: &Acked| other.place.seq >= place.seq && other.place != place;
         // Two publishers at a time may hear of theirs in any order, within one stay.
@@ -45,11 +48,17 @@ impl Acks {
         let acked = Acked {
             place,
             stay,
+            head,
             serial: self.serial,
         };
         match self.all.iter_mut().find(|other| other.stay == stay) {
-            Some(other) if other.place.seq < place.seq => *other = acked,
-            Some(_) => {}
+            Some(other) => {
+                let head = other.head.min(head);
+                if other.place.seq < place.seq {
+                    *other = acked;
+                }
+                other.head = head;
+            }
             None => {
                 if self.all.len() == STAYS {
                     // Each is looked at when the feed or the link comes back: never so many.
@@ -91,7 +100,11 @@ impl Acks {
     pub(super) fn stand(&mut self, serial: u64) {
         let (stand, later): (Vec<Acked>, Vec<Acked>) =
             self.all.iter().partition(|a| a.serial <= serial);
+        let head = stand.iter().map(|acked| acked.head).min();
         let newest = stand.into_iter().max_by_key(|acked| acked.place);
+        let newest = newest
+            .zip(head)
+            .map(|(newest, head)| Acked { head, ..newest });
         self.all = newest.into_iter().chain(later).collect();
     }
 }
@@ -119,15 +132,18 @@ mod tests {
     fn the_newest_of_each_stay_is_known_until_it_comes() {
         let mut acks = Acks::default();
         for (seq, feed) in [(3, 1), (5, 1), (4, 1), (6, 0), (8, 2)] {
-            assert!(!acks.add(place(seq), stay(feed, 1)), "{seq}");
+            assert!(!acks.add(place(seq), stay(feed, 1), seq - 1), "{seq}");
         }
         assert_eq!(places(&acks), [5, 6, 8]);
+        // The one before it was published when less had come.
+        assert_eq!(acks.all()[0].head, 2);
         acks.seen(place(5));
         assert_eq!(places(&acks), [6, 8]);
         let serial = acks.serial();
-        acks.add(place(9), stay(3, 1));
+        acks.add(place(9), stay(3, 1), 8);
         acks.stand(serial);
         assert_eq!(places(&acks), [8, 9]);
+        assert_eq!(acks.all()[0].head, 5);
         acks.told(serial);
         assert_eq!(places(&acks), [9]);
         acks.are_told(&acks.all());
@@ -137,11 +153,11 @@ mod tests {
     #[test]
     fn a_sequence_that_is_given_again_proves_a_loss() {
         let mut acks = Acks::default();
-        acks.add(place(5), stay(1, 1));
-        assert!(acks.add(place(4), stay(0, 2)));
+        acks.add(place(5), stay(1, 1), 0);
+        assert!(acks.add(place(4), stay(0, 2), 0));
         // Another message at the same place.
-        assert!(acks.add(Place { seq: 5, check: 2 }, stay(1, 1)));
-        assert!(!acks.add(place(6), stay(0, 2)));
+        assert!(acks.add(Place { seq: 5, check: 2 }, stay(1, 1), 0));
+        assert!(!acks.add(place(6), stay(0, 2), 0));
         assert_eq!(places(&acks), [5, 6]);
     }
 
@@ -149,7 +165,7 @@ mod tests {
     fn there_are_never_too_many() {
         let mut acks = Acks::default();
         for n in 0..1000 {
-            acks.add(place(n), stay(0, n));
+            acks.add(place(n), stay(0, n), 0);
         }
         assert_eq!(acks.all().len(), STAYS);
     }

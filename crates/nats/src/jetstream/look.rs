@@ -73,7 +73,8 @@ pub(super) async fn look(log: &Arc<Log>, standing: &Standing, head: Head) -> Res
         return Err(Trouble::Behind);
     }
     if torn || unmarked || !lost.is_empty() {
-        let survived = survivor(log, standing, &look.info).await?;
+        let behind = lost.iter().map(|acked| acked.head).min();
+        let survived = survivor(log, standing, &look.info, behind).await?;
         look.survived = Some(survived);
         if log.is_marked() {
             look.mark = Some(tell(log, standing, &look, survived, &lost).await?);
@@ -144,9 +145,15 @@ async fn tell(
     Ok(mark)
 }
 
-/// The last message of those that this node has seen that is as it was.
-async fn survivor(log: &Arc<Log>, standing: &Standing, info: &Info) -> Result<Place, Trouble> {
+/// The last message of those that this node has seen, up to `behind`, that is as it was.
+async fn survivor(
+    log: &Arc<Log>,
+    standing: &Standing,
+    info: &Info,
+    behind: Option<u64>,
+) -> Result<Place, Trouble> {
     let last = info.state.last_seq.min(standing.reached);
+    let last = last.min(behind.unwrap_or(last));
     let from = last
         .saturating_sub(SEARCHED)
         .max(standing.ring_first)

@@ -34,6 +34,8 @@ struct Ready<'p> {
     headers: HeaderMap,
     publication: &'p Publication,
     began: Stay,
+    /// How far the feed was by then.
+    head: u64,
 }
 
 impl Shared {
@@ -113,6 +115,7 @@ impl Shared {
             headers,
             publication,
             began: log.stay(),
+            head: log.standing().head.seq,
         })
     }
 
@@ -149,7 +152,7 @@ impl Shared {
         };
         let position = self.position(log, place).await;
         if !ack.duplicate {
-            log.acked(place, ready.began);
+            log.acked(place, ready.began, ready.head);
         }
         Ok(Published {
             position: Some(position),

@@ -162,8 +162,9 @@ impl Log {
         *feeds = (feeds.0 + u64::from(attached), attached);
     }
 
-    /// A publisher was told that the stream has this, having begun in that stay.
-    pub(in super::super) fn acked(&self, place: Place, began: Stay) {
+    /// A publisher was told that the stream has this, having begun in that stay, when the feed had
+    /// come to `head`.
+    pub(in super::super) fn acked(&self, place: Place, began: Stay, head: u64) {
         let now = self.stay();
         let mut state = self.state.lock();
         let seen = state.ring.get(place.seq);
@@ -176,7 +177,7 @@ impl Log {
         } else {
             Stay { feed: 0, ..now }
         };
-        if state.acks.add(place, stay) || is_another {
+        if state.acks.add(place, stay, head) || is_another {
             self.kick.notify_one();
         }
     }
