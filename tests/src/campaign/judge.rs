@@ -173,6 +173,10 @@ impl Record {
                     None => publication.id = Some(id.to_string()),
                     Some(known) if Place::only(known).is_none() || **known == **id => {}
                     Some(known) if self.rules.may_begin_anew && !is_same_life(known, id) => {}
+                    // Published again under its key, on a server that lacked it.
+                    Some(known)
+                        if self.rules.may_begin_anew
+                            && is_told_lost(transcripts, [known.as_str(), &**id]) => {}
                     Some(known) => {
                         let what = format!("has the id {id}, and {known} elsewhere");
                         verdict.garbled += 1;
@@ -229,6 +233,25 @@ impl Record {
             around.join("\n"),
         )
     }
+}
+
+/// Whether a gap says that the lower of two places of a life may be lost.
+fn is_told_lost(transcripts: &[Transcript], ids: [&str; 2]) -> bool {
+    let lower = ids.iter().filter_map(|id| Place::only(id));
+    let Some(lower) = lower.min_by_key(|place| place.offset) else {
+        return false;
+    };
+    let tells = |seen: &Seen| match seen {
+        Seen::Gap(gap) if gap.begins_anew() => {
+            let after = gap.after.as_deref().and_then(Place::only);
+            after.is_some_and(|after| {
+                (after.log, after.epoch) == (lower.log, lower.epoch) && after.offset < lower.offset
+            })
+        }
+        _ => false,
+    };
+    let mut all = transcripts.iter().flat_map(|transcript| &transcript.seen);
+    all.any(tells)
 }
 
 fn is_same_life(one: &str, other: &str) -> bool {

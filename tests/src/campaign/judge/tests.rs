@@ -468,6 +468,28 @@ fn what_comes_after_a_gap_takes_nothing_back() {
     assert_eq!(missed(&told[1..]), (1, 0), "the second one alone");
 }
 
+/// Published again under its key, where a server that took over lacked it.
+#[test]
+fn two_places_of_a_life_are_one_too_many_unless_the_lower_is_told_lost() {
+    let garbled = |after| {
+        let gap = between_lives(Some(after), AFTER_ALL);
+        let seen = vec![Seen::Joined(vec![2]), of_life(2, "r0.1.6"), gap];
+        let transcript = Transcript {
+            channels: vec![0],
+            seen,
+            is_unfinished: true,
+            ..Transcript::default()
+        };
+        let rules = Rules {
+            may_begin_anew: true,
+            ..ONE_LOG
+        };
+        let mut record = Record::new(&two_lives("r0.1.9"), &[4], rules);
+        record.judge_all(&[transcript]).garbled
+    };
+    assert_eq!((garbled("r0.1.5"), garbled("r0.1.6")), (0, 1));
+}
+
 /// A server that took over had not got all that the one before had taken, and that is found out later.
 #[test]
 fn a_gap_tells_what_lies_after_its_beginning_even_behind_the_client() {
