@@ -10,8 +10,8 @@
 -- servers that gave places, in turn; where the log stood when each took over, and from where on it
 -- gives places), ended ("epoch run told by …": of epochs before this one, up to which place of which
 -- server what was lost is told, and which run ended it), begun ("epoch from place …": the epochs, in
--- turn, and after which place of which epoch each tells a loss; 0 where nobody knows), holes ("after next after next …": events after the one place and up
--- to the other are missing that nobody can name).
+-- turn, and after which place of which epoch each tells a loss; 0 where nobody knows), holes ("after
+-- next after next …": events after the one place and up to the other are missing that nobody can name).
 
 local TERMS = 16
 local HOLES = 32
