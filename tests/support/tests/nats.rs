@@ -82,8 +82,14 @@ async fn a_cluster_survives_a_server_and_changes_leaders() {
         };
         let stream = json!({"name": "S", "subjects": ["s"], "num_replicas": 3}).to_string();
         let mut client = cluster.servers()[0].client().await;
-        let created = client.request("$JS.API.STREAM.CREATE.S", stream).await;
-        let created: Value = serde_json::from_slice(&created.unwrap()).unwrap();
+        // While servers elect a leader, a request is answered by nobody. The same stream again is the
+        // same answer.
+        let created = eventually("the stream is made", Duration::from_secs(60), async || {
+            let created = client.request("$JS.API.STREAM.CREATE.S", stream.clone());
+            let created: Value = serde_json::from_slice(&created.await.ok()?).ok()?;
+            created.get("config").is_some().then_some(created)
+        })
+        .await;
         assert_eq!(created["config"]["num_replicas"], 3, "{created}");
         let first = cluster.leader_of("S").await;
         let second = cluster.step_down("S").await;
