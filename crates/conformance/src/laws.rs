@@ -68,6 +68,7 @@ macro_rules! __with_laws {
                 what_is_published_arrives_unchanged
                 an_event_names_its_predecessor
                 a_known_key_stores_nothing_again
+                racing_publications_of_a_key_are_stored_once
                 a_key_belongs_to_its_channel
                 what_is_refused_is_neither_stored_nor_announced
             }

@@ -1,6 +1,9 @@
 //! Law 1: publish stores and announces in one step, and offsets rise in order of announcement.
 
-use fanfare_core::{Data, ErrorKind, EventType, IdempotencyKey, MAX_BATCH, Publication};
+use std::sync::Arc;
+
+use fanfare_core::{Broker, Data, ErrorKind, EventType, IdempotencyKey, MAX_BATCH, Publication};
+use futures_util::future::join_all;
 
 use crate::{Done, Stand, Verdict, Violation, account};
 
@@ -181,6 +184,46 @@ pub async fn a_known_key_stores_nothing_again(stand: Stand) -> Verdict {
     witness.until_data("end").await?;
     let data = witness.data();
     ensure!(data == ["first", "between", "end"], "announced: {data:?}");
+    Ok(Done::Kept)
+}
+
+/// Publications of one key that race, on all nodes, are one: all are answered its place.
+pub async fn racing_publications_of_a_key_are_stored_once(stand: Stand) -> Verdict {
+    const ROUNDS: usize = 20;
+    if !stand.capabilities.idempotency {
+        return Ok(Done::NotApplicable("it keeps no keys"));
+    }
+    let channel = stand.channel("race")?;
+    let mut witness = stand.witness().await?;
+    let other = stand.fixture.second_node().await;
+    let other = other.as_ref().unwrap_or(&stand.broker);
+    for round in 0..ROUNDS {
+        let publication = keyed(&round.to_string(), &round.to_string())?;
+        let publish = |node: &Arc<dyn Broker>| {
+            let (node, channel, publication) = (node.clone(), channel.clone(), publication.clone());
+            async move { node.publish(&channel, publication).await }
+        };
+        let racing = [&stand.broker, other, &stand.broker, other].map(publish);
+        let mut places = Vec::new();
+        let mut stored = 0;
+        for answer in join_all(racing).await {
+            let answer = answer.map_err(|error| Violation(format!("round {round}: {error}")))?;
+            stored += usize::from(!answer.duplicate);
+            places.push(answer.position);
+        }
+        ensure!(
+            stored == 1,
+            "round {round}: {stored} publications of a key were stored"
+        );
+        ensure!(
+            places.iter().all(|place| *place == places[0]),
+            "round {round}: one key has the places {places:?}"
+        );
+    }
+    witness.until_events(ROUNDS).await?;
+    let rounds = (0..ROUNDS).map(|round| round.to_string());
+    let data = witness.data();
+    ensure!(rounds.eq(data.iter().copied()), "announced: {data:?}");
     Ok(Done::Kept)
 }
 

@@ -11,7 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use fanfare_conformance::{Fixture, Follower};
-use fanfare_core::{Broker, Channel, IdempotencyKey, Live, Publication, feed::FeedBounds};
+use fanfare_core::{
+    Broker, Channel, ErrorKind, IdempotencyKey, Live, Publication, feed::FeedBounds,
+};
 use fanfare_nats::{DurableConfig, NatsConfig, NatsDurable};
 use fanfare_testkit::{NatsCluster, NatsRelease};
 use support::jetstream::{Js, Stock, green, metrics};
@@ -26,10 +28,11 @@ fn channel(text: &str) -> Channel {
 }
 
 async fn node(urls: Vec<String>, replicas: usize) -> NatsDurable {
-    let config = NatsConfig {
-        urls,
-        ..Stock::default().config(String::new())
-    };
+    let stock = Stock::default().config(String::new());
+    node_of(NatsConfig { urls, ..stock }, replicas).await
+}
+
+async fn node_of(config: NatsConfig, replicas: usize) -> NatsDurable {
     let durable = DurableConfig {
         replicas,
         ..DurableConfig::default()
@@ -180,6 +183,33 @@ async fn leaders_that_change_under_load_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_waits_for_the_leader_that_is_elected() {
+    let Some(mut cluster) = NatsCluster::start(NatsRelease::Installed).await else {
+        return;
+    };
+    drop(node(cluster.urls(), 3).await);
+    let leader = cluster.leader_of("FANFARE").await;
+    let mut urls = cluster.urls();
+    urls.remove(leader);
+    let config = NatsConfig {
+        urls,
+        command_timeout: LONG / 6,
+        ..Stock::default().config(String::new())
+    };
+    let node = node_of(config, 3).await;
+    let a = channel("a");
+    node.publish(&a, Publication::new("before")).await.unwrap();
+    cluster.server_mut(leader).kill();
+    // What was on its way to the leader, or comes to the next one too early, has no answer. That
+    // nobody is there is none to give before the time is up.
+    let start = Instant::now();
+    while let Err(error) = node.publish(&a, Publication::new("while")).await {
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        assert!(start.elapsed() < LONG, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_nothing_is_taken() {
     let Some(mut cluster) = NatsCluster::start(NatsRelease::Installed).await else {
         return;
@@ -230,9 +260,15 @@ struct Replicated {
 impl Replicated {
     async fn start(release: NatsRelease) -> Option<Self> {
         let cluster = NatsCluster::start(release).await?;
+        // Servers that are kept waiting by this machine elect, which takes seconds and is no fault.
+        let config = || NatsConfig {
+            urls: cluster.urls(),
+            command_timeout: LONG / 2,
+            ..Stock::default().config(String::new())
+        };
         Some(Self {
-            second: node(cluster.urls(), 3).await,
-            first: node(cluster.urls(), 3).await,
+            second: node_of(config(), 3).await,
+            first: node_of(config(), 3).await,
             _cluster: cluster,
         })
     }

@@ -1,12 +1,18 @@
 //! Publishing: a publication is stored once the stream says so.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::HeaderMap;
 use fanfare_core::{BrokerError, Channel, ErrorKind, Position, Publication, Published};
 use futures_util::future::join_all;
 use serde::Deserialize;
-use tokio::task::unconstrained;
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Shared,
@@ -18,6 +24,10 @@ use super::{
 use crate::{envelope, error::error, subjects::Target};
 
 const WHAT: &str = "publish";
+/// The wait before a publication is tried again that the stream could not take yet.
+const WAIT: Duration = Duration::from_millis(20);
+/// How long a stream that nobody answered for is asked for where it stands, before each such try.
+const ELECTION_WAIT: Duration = Duration::from_millis(250);
 
 /// The stream's word that it has a message.
 #[derive(Deserialize, PartialEq, Eq, Debug)]
@@ -50,19 +60,14 @@ impl Shared {
             .map(|(channel, publication)| self.ready(channel, publication));
         let ready: Vec<_> = ready.collect();
         let good: Vec<&Ready<'_>> = ready.iter().flatten().collect();
+        let until = Instant::now() + self.wire.patience;
         let mut acks = self.put_all(&good).await;
-        if !acks.is_empty() && acks.iter().all(|ack| *ack == Err(Trouble::Nobody)) {
-            // Nobody took any, so they are nowhere; our own stream is made again where it was gone.
-            let mut made = false;
-            for log in &*self.logs {
-                if good.iter().any(|ready| Arc::ptr_eq(ready.log, log)) {
-                    made |= log.stream.attend().await.is_ok();
-                    log.kick.notify_one();
-                }
-            }
-            if made {
-                acks = self.put_all(&good).await;
-            }
+        // Nobody took any, so they are nowhere.
+        while !acks.is_empty()
+            && acks.iter().all(|ack| *ack == Err(Trouble::Nobody))
+            && self.is_coming_back(&good, until).await
+        {
+            acks = self.put_all(&good).await;
         }
         let placed = good
             .iter()
@@ -119,16 +124,51 @@ impl Shared {
         })
     }
 
+    /// Whether a stream that nobody answered for may take publications after all: our own is made
+    /// again where it was gone, and one whose servers elect has a leader soon.
+    async fn is_coming_back(&self, good: &[&Ready<'_>], until: Instant) -> bool {
+        let mut is_coming = false;
+        for log in &*self.logs {
+            if good.iter().any(|ready| Arc::ptr_eq(ready.log, log)) {
+                // Who elects does not answer at all.
+                is_coming |= match timeout(ELECTION_WAIT, log.stream.attend()).await {
+                    Ok(Err(trouble)) => matches!(trouble, Trouble::Nobody | Trouble::NoAnswer),
+                    Ok(Ok(_)) | Err(_) => true,
+                };
+                log.kick.notify_one();
+            }
+        }
+        sleep(WAIT).await;
+        is_coming && Instant::now() < until
+    }
+
     async fn put_all(&self, all: &[&Ready<'_>]) -> Vec<Result<Ack, Trouble>> {
         // Each is sent when it is first polled, in their order: the runtime must not put off one of
         // them because those before it used up a task's budget.
         unconstrained(join_all(all.iter().map(|ready| self.put(ready)))).await
     }
 
+    /// Puts one; again, for as long as an answer may take, while another publication of its key is
+    /// with the stream's servers and has no place yet: then nothing was done with this one.
     async fn put(&self, ready: &Ready<'_>) -> Result<Ack, Trouble> {
-        let (subject, headers) = (ready.subject.clone(), ready.headers.clone());
-        let data = ready.publication.data.bytes().clone();
-        self.wire.put(subject, headers, data).await
+        let until = Instant::now() + self.wire.patience;
+        loop {
+            let (subject, headers) = (ready.subject.clone(), ready.headers.clone());
+            let data = ready.publication.data.bytes().clone();
+            let answer: Result<Ack, Trouble> = self.wire.put(subject, headers, data).await;
+            let is_in_process = match &answer {
+                // Servers before 2.10.17 say it so.
+                Ok(ack) => ack.duplicate && ack.seq == 0,
+                Err(trouble) => trouble.is_id_in_process(),
+            };
+            if !is_in_process {
+                return answer;
+            }
+            if Instant::now() + WAIT >= until {
+                return answer.and(Err(Trouble::NoAnswer));
+            }
+            sleep(WAIT).await;
+        }
     }
 
     /// The place of what the stream has.
@@ -140,7 +180,7 @@ impl Shared {
         let ack = ack.map_err(|trouble| trouble.of(WHAT))?;
         let log = ready.log;
         let place = if ack.duplicate {
-            first_of(log, ack.seq).await?
+            first_of(log, ack.seq, self.wire.patience).await?
         } else {
             let at = ready.headers.get(envelope::AT);
             let at = at.map(|at| at.as_str().parse());
@@ -201,16 +241,33 @@ impl Shared {
 }
 
 /// The place of the first publication of a key.
-async fn first_of(log: &Arc<Log>, seq: u64) -> Result<Place, BrokerError> {
-    let check = match log.checked(seq) {
-        Some(check) => check,
-        None => {
-            let there = log.stream.message(seq, None).await;
-            let there = there.map_err(|trouble| trouble.of(WHAT))?;
-            let first = there.filter(|first| first.place.seq == seq);
-            // Gone already: then it is the place where it was.
-            first.map_or(0, |first| first.place.check)
+///
+/// Who is read may be behind who took it: what it does not have is gone where the stream says so.
+async fn first_of(log: &Arc<Log>, seq: u64, patience: Duration) -> Result<Place, BrokerError> {
+    let until = Instant::now() + patience;
+    loop {
+        if let Some(check) = log.checked(seq) {
+            return Ok(Place { seq, check });
         }
-    };
-    Ok(Place { seq, check })
+        let trouble = match look_up(log, seq).await {
+            Ok(Some(place)) => return Ok(place),
+            Ok(None) => Trouble::Behind,
+            Err(trouble) => trouble,
+        };
+        if trouble == Trouble::Closed || Instant::now() + WAIT >= until {
+            return Err(trouble.of(WHAT));
+        }
+        sleep(WAIT).await;
+    }
+}
+
+/// Reads the place of a message that was once stored. `None` where it is not there yet.
+async fn look_up(log: &Arc<Log>, seq: u64) -> Result<Option<Place>, Trouble> {
+    let there = log.stream.message(seq, None).await?;
+    if let Some(first) = there.filter(|first| first.place.seq == seq) {
+        return Ok(Some(first.place));
+    }
+    // Where it is gone, it is the place where it was.
+    let is_gone = log.stream.is_gone(seq).await?;
+    Ok(is_gone.then_some(Place { seq, check: 0 }))
 }

@@ -367,6 +367,14 @@ impl Stream {
         Ok(info.state.deleted.unwrap_or_default())
     }
 
+    /// Whether a message that was once stored is there no more.
+    pub(super) async fn is_gone(&self, seq: u64) -> Result<bool, Trouble> {
+        if self.attend().await?.state.first_seq > seq {
+            return Ok(true);
+        }
+        Ok(self.deleted().await?.contains(&seq))
+    }
+
     /// How many messages it holds of each subject that `filter` selects; `None` where there are
     /// too many to look at.
     pub(super) async fn counts(

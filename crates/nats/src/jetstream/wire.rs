@@ -36,7 +36,7 @@ pub(super) struct Wire {
     pub(super) stop: CancellationToken,
     pub(super) metrics: BrokerMetrics,
     /// The longest time for an answer.
-    patience: Duration,
+    pub(super) patience: Duration,
     state: watch::Sender<Connection>,
     canary: String,
 }
@@ -81,9 +81,15 @@ pub(super) enum Trouble {
 impl Trouble {
     /// No stream of the name.
     const NO_STREAM: u64 = 10059;
+    /// A message of the same `Nats-Msg-Id` is with the stream's servers, and has no place yet.
+    const ID_IN_PROCESS: u64 = 10158;
 
     pub(super) fn is_no_stream(&self) -> bool {
         matches!(self, Self::Refused { number, .. } if *number == Self::NO_STREAM)
+    }
+
+    pub(super) fn is_id_in_process(&self) -> bool {
+        matches!(self, Self::Refused { number, .. } if *number == Self::ID_IN_PROCESS)
     }
 
     /// The error that a caller gets who wanted `what`.
@@ -103,6 +109,7 @@ impl Trouble {
             Self::Refused { code, number, why } => {
                 let kind = match code {
                     500.. | 404 => ErrorKind::Unavailable,
+                    _ if number == Self::ID_IN_PROCESS => ErrorKind::Unavailable,
                     _ => ErrorKind::Rejected,
                 };
                 (kind, format!("{why} (JetStream error {number})"))
