@@ -25,7 +25,8 @@ pub fn account(channel: &Channel, sent: &[String], items: &[Live]) -> Result<usi
                 };
                 ensure!(
                     place >= next,
-                    "{channel}: {data:?} arrived again, or after what was sent later"
+                    "{channel}: {data:?} arrived again, or late: {:?} had arrived",
+                    sent[next - 1]
                 );
                 ensure!(
                     place == next || told,

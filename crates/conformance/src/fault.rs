@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare_core::{Live, Publication, Published, feed::FeedBounds};
+use fanfare_core::{Live, Publication, Published, Since, feed::FeedBounds};
 use tokio::time::Instant;
 
 use crate::{Done, Stand, Verdict, Violation, account};
@@ -84,24 +84,24 @@ pub async fn a_cut_is_healed_or_told(stand: Stand) -> Verdict {
             .await?;
     }
     for (channel, sent) in channels.iter().zip(&sent) {
-        account(channel, sent, &witness.items)?;
+        account(channel, sent, &witness.items).map_err(|why| why.of("the witness"))?;
     }
-    account(&channels[0], &sent[0], &by_name.items)?;
+    account(&channels[0], &sent[0], &by_name.items).map_err(|why| why.of("by name"))?;
     if !stand.capabilities.history {
         return Ok(Done::Kept);
     }
-    // Who was away over all of it is told the same.
+    // Who was away since the first event is told the same. What came before it, the witness saw.
     let patterns: Vec<_> = channels.iter().map(Into::into).collect();
     for (channel, sent) in channels.iter().zip(&sent) {
         let log = stand.log_of(channel)?;
-        let first = witness.events().find(|event| event.position.log == log);
-        let Some(first) = first else {
+        let is_first = |item: &Live| matches!(item, Live::Event(it) if it.position.log == log);
+        let Some(first) = witness.items.iter().position(is_first) else {
             violated!("of log {log}, nothing came");
         };
-        let since = fanfare_core::Since::After(first.position.clone());
-        let pages = stand.pages(&log, &patterns, since, 4).await?;
-        let had = usize::from(first.channel == *channel);
-        account(channel, &sent[had..], &pages.items)?;
+        let mut items = witness.items[..=first].to_vec();
+        let since = Since::After(items[first].position().clone());
+        items.extend(stand.pages(&log, &patterns, since, 4).await?.items);
+        account(channel, sent, &items).map_err(|why| why.of("history"))?;
     }
     Ok(Done::Kept)
 }
@@ -139,7 +139,7 @@ pub async fn calls_end_while_cut_off(stand: Stand) -> Verdict {
     let mut other = stand.idle_follower(FeedBounds::default());
     let pattern = stand.pattern("other")?;
     let calls = async {
-        let since = fanfare_core::Since::Oldest;
+        let since = Since::Oldest;
         let (published, history, subscribed, _) = tokio::join!(
             stand.broker.publish(&channel, Publication::new("while")),
             stand.page(&log, &patterns, since, 10, 1000),

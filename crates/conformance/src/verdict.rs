@@ -18,6 +18,13 @@ pub enum Done {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Violation(pub String);
 
+impl Violation {
+    /// The same, of whom.
+    pub(crate) fn of(self, whom: &str) -> Self {
+        Self(format!("{whom}: {self}"))
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

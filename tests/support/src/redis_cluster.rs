@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::{
     eventually, port,
     redis::RedisServer,
@@ -10,6 +12,7 @@ use crate::{
 };
 
 const AGREED_WITHIN: Duration = Duration::from_secs(60);
+const HEARD_WITHIN: Duration = Duration::from_millis(100);
 /// A server gives a failover up after 5 s.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(6);
 const PRIMARIES: usize = 3;
@@ -74,6 +77,7 @@ impl RedisCluster {
             node.cli(&["CLUSTER", "REPLICATE", of]).await;
         }
         cluster.is_whole().await;
+        cluster.hear_each_other().await;
         Some(cluster)
     }
 
@@ -85,6 +89,24 @@ impl RedisCluster {
                 (all && !known.contains("handshake")).then_some(())
             })
             .await;
+        }
+    }
+
+    /// Nodes that know each other may not have a link in both directions yet, and what is published
+    /// for one that has none is dropped without a word.
+    async fn hear_each_other(&self) {
+        const CANARY: &str = "__canary__";
+        for hearing in &self.nodes {
+            for speaking in &self.nodes {
+                let mut ear = hearing.resp().await;
+                ear.command(&["SUBSCRIBE", CANARY]).await.expect("answers");
+                let mut mouth = speaking.resp().await;
+                eventually("the nodes hear each other", AGREED_WITHIN, async || {
+                    mouth.command(&["PUBLISH", CANARY, "x"]).await.ok()?;
+                    timeout(HEARD_WITHIN, ear.next()).await.ok()?.ok()
+                })
+                .await;
+            }
         }
     }
 
