@@ -7,7 +7,7 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use common::{PATIENCE, answer, head, memory, serve, start, start_with};
+use common::{NDJSON, PATIENCE, answer, head, memory, serve, start, start_with};
 use fanfare_core::{
     Broker, BrokerError, Capabilities, Channel, ErrorKind, History, HistoryQuery, Inlet, Pattern,
     Publication, Published, Subscription,
@@ -18,8 +18,6 @@ use tokio::{
     net::TcpStream,
     time,
 };
-
-const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
 
 #[tokio::test]
 async fn the_body_is_the_data_as_it_is() {

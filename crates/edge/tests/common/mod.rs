@@ -25,6 +25,8 @@ use tokio::{
 
 /// Long enough for a busy machine; a test that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The header of a body with a publication in each line.
+pub const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
 
 pub struct Server {
     pub public: SocketAddr,

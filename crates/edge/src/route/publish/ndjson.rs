@@ -5,16 +5,20 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{body::Body, response::Response};
 use bytes::{Buf, Bytes, BytesMut};
 use fanfare_core::{Channel, MAX_BATCH, Publication};
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
-use tokio::time;
+use memchr::memchr;
+use tokio::{task::yield_now, time};
 
 use super::{item, not_utf8, publisher::Publisher};
 use crate::{app::App, body, problem::Refusal, query::Query, route::json};
 
 /// About how many bytes of lines are published at a time.
 const BATCH_BYTES: usize = 256 << 10;
+/// How often it is looked whether more has come, before what has is published. hyper hands on one
+/// piece of a body in a turn of its connection, and asks for the answer's body twice in each.
+const LOOKS: usize = 2;
 
 /// Answers at once with a stream of results. Lines that have come are published together; the next
 /// ones are read when the results of those before have been taken: order is kept, and a publisher
@@ -83,7 +87,11 @@ impl Lines {
                     break;
                 }
                 let is_full = batch.len() == MAX_BATCH || bytes >= BATCH_BYTES;
-                next = if is_full { None } else { self.whole() };
+                next = if is_full {
+                    None
+                } else {
+                    self.next_if_there(publisher).await
+                };
             }
             if self.ended && batch.is_empty() {
                 return None;
@@ -116,7 +124,7 @@ impl Lines {
     /// The next line of what has come.
     fn whole(&mut self) -> Option<Line> {
         loop {
-            let Some(at) = memchr(&self.buffer[self.searched..]) else {
+            let Some(at) = memchr(b'\n', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
                 return None;
             };
@@ -134,6 +142,18 @@ impl Lines {
         }
     }
 
+    /// The next line, if it has come.
+    async fn next_if_there(&mut self, publisher: &Publisher) -> Option<Line> {
+        for _ in 0..LOOKS {
+            if let Some(line) = self.next(publisher).now_or_never() {
+                return line;
+            }
+            yield_now().await;
+        }
+        self.next(publisher).now_or_never().flatten()
+    }
+
+    /// The next line; `None` at the end. Cancel safe.
     async fn next(&mut self, publisher: &Publisher) -> Option<Line> {
         let limits = &publisher.app.config.limits;
         loop {
@@ -178,8 +198,4 @@ impl Lines {
         self.searched = 0;
         with
     }
-}
-
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == b'\n')
 }
