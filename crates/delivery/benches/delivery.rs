@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use world::World;
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_time().build().unwrap()
+    Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn fan_out(criterion: &mut Criterion) {
@@ -25,6 +25,22 @@ fn fan_out(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(clients as u64));
         group.bench_function(BenchmarkId::from_parameter(clients), |bench| {
             bench.iter(|| runtime.block_on(world.fan_out(clients)));
+        });
+    }
+}
+
+fn fan_out_to_sockets(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("socket-fan-out");
+    for clients in [1, 100, 1000] {
+        let runtime = runtime();
+        let (world, mut last) = runtime.block_on(async {
+            let world = World::new();
+            let last = world.crowd_of_sockets(clients).await;
+            (world, last)
+        });
+        group.throughput(Throughput::Elements(clients as u64));
+        group.bench_function(BenchmarkId::from_parameter(clients), |bench| {
+            bench.iter(|| runtime.block_on(world.fan_out_to_sockets(&mut last)));
         });
     }
 }
@@ -46,5 +62,5 @@ fn resume(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, fan_out, resume);
+criterion_group!(benches, fan_out, fan_out_to_sockets, resume);
 criterion_main!(benches);

@@ -32,7 +32,7 @@ fn main() {
         }
         other => {
             let runtime = Builder::new_current_thread()
-                .enable_time()
+                .enable_all()
                 .start_paused(true)
                 .build()
                 .unwrap();
@@ -65,6 +65,12 @@ async fn hub(work: &str, times: usize) {
             world.crowd(CLIENTS).await;
             for _ in 0..times {
                 world.fan_out(CLIENTS).await;
+            }
+        }
+        "socket-fan-out-1000" => {
+            let mut last = world.crowd_of_sockets(CLIENTS).await;
+            for _ in 0..times {
+                world.fan_out_to_sockets(&mut last).await;
             }
         }
         "resume-100" => {

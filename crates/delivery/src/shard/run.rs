@@ -1,5 +1,8 @@
 //! Drives a shard: inbox, bell, sockets, pages and time, each a turn of its own.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use fanfare_core::{Broker, BrokerError, ErrorKind, History, LogId};

@@ -157,6 +157,12 @@ impl World {
 
     /// An event passes, and nothing is written yet.
     pub(in crate::shard) fn hand(&mut self, channel: &str, data: &str) {
+        let passing = self.event(channel, data);
+        self.shard.on_batch(&[passing]);
+    }
+
+    /// The next event.
+    pub(in crate::shard) fn event(&mut self, channel: &str, data: &str) -> Passing {
         self.offset += 1;
         let event = Arc::new(Event {
             channel: Channel::parse(channel).unwrap(),
@@ -167,8 +173,12 @@ impl World {
             tags: Tags::default(),
             published_at: SystemTime::UNIX_EPOCH,
         });
-        let frame = Arc::new(Frame::encode(event));
-        self.shard.on_batch(&[Passing::Frame(frame)]);
+        Passing::Frame(Arc::new(Frame::encode(event)))
+    }
+
+    /// What the loop drives.
+    pub(in crate::shard) fn into_parts(self) -> (Shard, Arc<Doorbell>) {
+        (self.shard, self.doorbell)
     }
 
     fn at(&mut self, now: u64) {
