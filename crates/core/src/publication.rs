@@ -26,18 +26,24 @@ pub struct NotUtf8 {
 }
 
 impl Data {
-    /// Takes bytes as data, without a copy.
+    /// Takes bytes as data, without a copy. They are all, or nearly all, of their allocation: an
+    /// event may be retained, and all of the allocation with it.
     ///
     /// # Errors
     /// [`NotUtf8`] names the first byte that is not UTF-8.
     pub fn parse(bytes: impl Into<Bytes>) -> Result<Self, NotUtf8> {
         let bytes = bytes.into();
-        match std::str::from_utf8(&bytes) {
-            Ok(_) => Ok(Self(bytes)),
-            Err(error) => Err(NotUtf8 {
-                at: error.valid_up_to(),
-            }),
-        }
+        check(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Copies data out of a buffer that holds more than them, such as a connection's.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn copied(bytes: &[u8]) -> Result<Self, NotUtf8> {
+        check(bytes)?;
+        Ok(Self(Bytes::copy_from_slice(bytes)))
     }
 
     /// The text.
@@ -59,6 +65,15 @@ impl Data {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+fn check(bytes: &[u8]) -> Result<(), NotUtf8> {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(NotUtf8 {
+            at: error.valid_up_to(),
+        }),
     }
 }
 

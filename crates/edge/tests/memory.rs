@@ -1,5 +1,5 @@
-//! What an idle client costs in memory of this process, by the allocator's own count: a number that
-//! no other load of the machine changes.
+//! What an idle client and a retained event cost in memory of this process, by the allocator's own
+//! count: a number that no other load of the machine changes.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helpers")]
 
@@ -15,11 +15,15 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Mutex,
     time,
 };
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// There is one allocator: one test counts at a time.
+static COUNTING: Mutex<()> = Mutex::const_new(());
 
 const SECRET: &str = "a secret of a test, of 32 bytes or more";
 /// Tables that grow by doubling are full to nine tenths with these and those that are warm.
@@ -46,6 +50,7 @@ async fn follow(server: &Server, token: &str, number: usize) -> std::net::TcpStr
 
 #[tokio::test]
 async fn an_idle_client_is_a_few_hundred_bytes() {
+    let _counting = COUNTING.lock().await;
     let files = 2 * (CLIENTS as u64 + 200) + 200;
     let allowed = rlimit::increase_nofile_limit(files).unwrap();
     assert!(allowed >= files, "{allowed} open files are too few");
@@ -80,6 +85,40 @@ async fn an_idle_client_is_a_few_hundred_bytes() {
     println!("{each} bytes for each idle client");
     assert!(done.is_ok(), "{each} bytes for each; at most {MOST}");
     drop(held);
+}
+
+/// Its data came in a buffer of the connection, which held the request's head and had room for more.
+#[tokio::test]
+async fn a_retained_event_takes_what_it_weighs() {
+    const EVENTS: usize = 900;
+    let _counting = COUNTING.lock().await;
+    let broker = memory();
+    let server = serve(config(), broker.clone(), |edge| edge);
+    let mut socket = TcpStream::connect(server.public).await.unwrap();
+    let data = "x".repeat(100);
+    let request = head("POST", "/publish/a", &[], Some(data.len())) + &data;
+    let mut publish = async || {
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0);
+        }
+    };
+    publish().await;
+    let before = settled().await;
+    let weighed = broker.holding().bytes;
+    for _ in 0..EVENTS {
+        publish().await;
+    }
+    let taken = settled().await - before;
+    let weighed = broker.holding().bytes - weighed;
+    assert!(weighed > EVENTS * data.len());
+    println!(
+        "{} bytes for each event, which weighs {}",
+        taken / EVENTS,
+        weighed / EVENTS
+    );
+    assert!(taken < 2 * weighed, "{taken} bytes for {weighed}");
 }
 
 /// What is allocated once that has not changed for a while.

@@ -107,7 +107,7 @@ impl Intake {
             return self.undeliverable(Undeliverable::TooLarge, &channel);
         }
         let read = envelope::decode(message.headers.as_ref(), names);
-        let (envelope, data) = match (read, Data::parse(message.payload)) {
+        let (envelope, data) = match (read, Data::copied(&message.payload)) {
             (Ok(envelope), Ok(data)) => (envelope, data),
             (Err(reason), _) => return self.undeliverable(reason, &channel),
             (_, Err(_)) => return self.undeliverable(Undeliverable::NotUtf8, &channel),

@@ -118,7 +118,7 @@ impl Entry {
             Some(reading) => envelope::decode(message.headers.as_ref(), reading.names)?,
             None => Envelope::default(),
         };
-        let data = Data::parse(message.payload).map_err(|_| Undeliverable::NotUtf8)?;
+        let data = Data::copied(&message.payload).map_err(|_| Undeliverable::NotUtf8)?;
         let stored = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.stored);
         Ok(Event {
             channel,

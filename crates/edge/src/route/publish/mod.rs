@@ -57,7 +57,7 @@ async fn publish_body(app: &Arc<App>, parts: &Parts, body: Body) -> Result<Recei
         "the event",
         limits.body_timeout,
     );
-    let data = Data::parse(data.await?).map_err(|error| publisher.rejected(not_utf8(error)))?;
+    let data = Data::copied(&data.await?).map_err(|error| publisher.rejected(not_utf8(error)))?;
     let publication = Publication {
         event_type,
         data,
