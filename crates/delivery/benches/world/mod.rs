@@ -113,7 +113,7 @@ impl World {
         board(ours.into()).await;
         let mut end = UnixStream::from_std(end).unwrap();
         let mut begun = Vec::new();
-        while !begun.ends_with(b"\n\n\r\n") {
+        while !begun.ends_with(b":\n\r\n") {
             end.read_buf(&mut begun).await.unwrap();
         }
         end
