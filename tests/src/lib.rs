@@ -118,7 +118,12 @@ impl Follower {
     pub async fn read(&mut self, events: u64) -> io::Result<()> {
         let mut left = events;
         while left > 0 {
-            let Some(event) = self.client.next_event(PATIENCE).await? else {
+            let event = self.client.next_event(PATIENCE).await;
+            let event = event.map_err(|why| {
+                let (report, expected) = (&self.report, &self.expected);
+                io::Error::new(why.kind(), format!("{why}; {report:?}, next {expected:?}"))
+            })?;
+            let Some(event) = event else {
                 self.client.close();
                 return Ok(());
             };

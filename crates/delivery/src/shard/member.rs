@@ -64,6 +64,8 @@ pub(super) struct Member {
     pub(super) heard: Millis,
     /// When what it was handed is to be written.
     pub(super) due: Due,
+    /// Its starting place is known: it counts as a subscriber.
+    pub(super) is_seated: bool,
     /// The delays whose end it waits for, a bit each.
     pub(super) lanes: u8,
     /// After how long in silence it gets a heartbeat.
@@ -204,13 +206,13 @@ impl Shard {
             seen: 0,
             heard: started,
             due: Due::Nothing,
+            is_seated: false,
             lanes: 0,
             beat: 0,
             watch: None,
             ends_at,
             ends_by: ends_by.unwrap_or(CloseReason::Expired),
         });
-        self.metrics.subscribers.inc();
         // Registered before history is asked: from here on nothing of its channels can be missed.
         let asked = self.members[key.slot as usize].asked.clone();
         for channel in &*asked.channels {
@@ -363,7 +365,9 @@ impl Shard {
             self.metrics.outbox_bytes.sub(watch.reported);
         }
         self.asked.leave(member.asked);
-        self.metrics.subscribers.dec();
+        if member.is_seated {
+            self.metrics.subscribers.dec();
+        }
         if self.members.is_empty() {
             self.members.shrink_to_fit();
         }

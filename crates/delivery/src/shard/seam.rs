@@ -82,8 +82,10 @@ impl Shard {
                 self.say_hello(slot, catch_up);
             }
             if let Some(seated) = catch_up.seated.take()
-                && let Some(member) = self.members.get(slot as usize)
+                && let Some(member) = self.members.get_mut(slot as usize)
             {
+                member.is_seated = true;
+                self.metrics.subscribers.inc();
                 // A hub that no longer waits has let go of the seat too.
                 let _ = seated.send(Ok(member.key(slot as usize)));
             }

@@ -142,6 +142,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_event_keeps_nothing_of_the_links_buffer() {
+        let subjects = Subjects::durable("fanfare");
+        let channel = Channel::parse("a").unwrap();
+        let buffer = bytes::Bytes::from(vec![b'x'; 1 << 16]);
+        let message = Message {
+            subject: subjects.publish(&channel).unwrap().subject.into(),
+            reply: None,
+            payload: buffer.slice(7..17),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        let delivery = Delivery {
+            seq: 1,
+            nth: 1,
+            stored: 1,
+            pending: 0,
+        };
+        let entry = Entry::read(message, &delivery, &subjects);
+        let position = Position {
+            log: fanfare_core::LogId::parse("j").unwrap(),
+            epoch: fanfare_core::Epoch(1),
+            offset: entry.place.offset(),
+        };
+        let event = entry.event(channel, position, &subjects, 100).unwrap();
+        assert_eq!(event.data.as_str(), "xxxxxxxxxx");
+        assert!(buffer.is_unique());
+    }
+
+    #[test]
     fn reads_what_old_and_new_servers_write() {
         let message = |reply: &str| Message {
             subject: "s".into(),

@@ -93,6 +93,7 @@ impl World {
             .collect();
         let outbox = Arc::new(Outbox::new(self.doorbell.clone()));
         let (seated, mut told) = oneshot::channel();
+        let serving = self.shard.metrics.subscribers.get();
         self.joined += 1;
         self.shard.on_message(Message::Join(Box::new(Joining {
             id: self.joined,
@@ -112,6 +113,8 @@ impl World {
             abort: Arc::new(|| {}),
             seated,
         })));
+        // Who waits for the gauge may publish: what comes then is after the starting place.
+        assert_eq!(self.shard.metrics.subscribers.get(), serving);
         let fetch = self.shard.next_fetch().unwrap();
         let page = History {
             items: Vec::new(),
@@ -122,6 +125,7 @@ impl World {
             self.shard.on_page(key, &at(0).log, Ok(page.clone()));
         }
         let key = told.try_recv().unwrap().unwrap();
+        assert_eq!(self.shard.metrics.subscribers.get(), serving + 1);
         let client = if socket {
             let (ours, end) = UnixDatagram::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
