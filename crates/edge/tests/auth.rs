@@ -319,7 +319,7 @@ async fn a_public_key_pins_its_own_algorithm() {
 #[tokio::test]
 async fn a_stream_ends_when_its_token_does() {
     let server = start_with(with_jwt);
-    let header = format!("Bearer {}", token(json!({ "exp": now() + 2 })));
+    let header = format!("Bearer {}", token(json!({ "exp": now() + 4 })));
     let mut stream = server
         .stream_with("/events?channel=a.b", &[("Authorization", &header)])
         .await;

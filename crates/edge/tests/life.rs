@@ -160,6 +160,9 @@ async fn what_comes_during_a_poll_is_answered_after_it() {
         .await
         .unwrap();
     server.until_metric(HELD, 1.0).await;
+    server
+        .until_metric("fanfare_delivery_subscribers", 1.0)
+        .await;
     let next = head("GET", "/page.json", &[("Connection", "close")], None);
     socket.write_all(next.as_bytes()).await.unwrap();
     server.publish("a", "x").await;

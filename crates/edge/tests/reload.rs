@@ -87,7 +87,7 @@ async fn a_new_key_counts_for_new_requests_and_open_streams_go_on() {
     let (old, new) = (signed(OLD, 600), signed(NEW, 600));
     let stream = "/events?channel=a.b";
     let mut open = server.stream_with(stream, &[("Authorization", &old)]).await;
-    let brief = signed(OLD, 2);
+    let brief = signed(OLD, 4);
     let mut ending = server
         .stream_with(stream, &[("Authorization", &brief)])
         .await;

@@ -349,13 +349,13 @@ async fn a_drain_ends_the_streams_of_http_2_gently() {
 
 #[tokio::test]
 async fn an_idle_connection_of_http_2_is_closed_and_a_busy_one_is_not() {
-    let secure = Secure::start(|config| config.server.idle_timeout = Duration::from_millis(200));
-    let mut idle = secure.h2().await;
+    let secure = Secure::start(|config| config.server.idle_timeout = Duration::from_secs(1));
     let mut busy = secure.h2().await;
     let mut stream = send(&mut busy, "GET", "/events?channel=a", "")
         .await
         .into_body();
     until(&mut stream, "fanfare.hello").await;
+    let mut idle = secure.h2().await;
     assert_eq!(send(&mut idle, "GET", "/history/a", "").await.status(), 200);
     let gone = async {
         while idle.ready().await.is_ok() {

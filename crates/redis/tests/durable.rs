@@ -207,7 +207,7 @@ async fn channels_that_come_and_go_leave_nothing_behind() {
     let Some(server) = RedisServer::start().await else {
         return;
     };
-    let broker = connect(quick(server.url())).await;
+    let broker = connect(patient(server.url())).await;
     let mut follower = Follower::of(&broker, &[]).await;
     let joins = (0..2000).map(|index| {
         let name = match index % 4 {

@@ -141,7 +141,9 @@ async fn followers(config: RedisConfig) -> (Follower, Follower) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_that_move_and_replicas_that_take_over_in_turn_lose_nothing() {
-    let Some(cluster) = RedisCluster::start(1).await else {
+    // No node dies here: replicas take over because they are told to.
+    let patient = ["--cluster-node-timeout", "5000"];
+    let Some(cluster) = RedisCluster::start_with(1, &patient).await else {
         return;
     };
     let config = on_cluster(&cluster, "");
@@ -338,7 +340,9 @@ async fn a_primary_that_was_demoted_is_left_and_not_taken() {
 /// The rights of the guide, with those for sentinels and clusters.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rights_are_enough_in_a_cluster() {
-    let Some(cluster) = RedisCluster::start(0).await else {
+    // Nobody dies here.
+    let patient = ["--cluster-node-timeout", "15000"];
+    let Some(cluster) = RedisCluster::start_with(0, &patient).await else {
         return;
     };
     let guide = include_str!("../../../docs/backends.md");

@@ -34,6 +34,11 @@ fn config(url: String) -> RedisConfig {
     }
 }
 
+/// Where a third one must not take the place of somebody who is only late.
+fn slow(config: &mut RedisConfig) {
+    config.recorder_lease = SHORT * 4;
+}
+
 /// A node, and the door that it stands behind.
 struct Node {
     broker: RedisRecorded,
@@ -232,8 +237,8 @@ async fn a_recorder_that_dies_costs_nothing() {
     let Some(server) = RedisServer::start().await else {
         return;
     };
-    let [first, second] = pair(&server).await;
-    let third = Node::start(&server).await;
+    let [first, second] = pair_with(&server, slow).await;
+    let third = Node::with(&server, slow).await;
     let mut follower = Follower::of(&third.broker, &[">"]).await;
     let mut stranger = Stranger::of(&server).await;
     stranger.publish_many(200).await;
@@ -293,8 +298,8 @@ async fn a_standby_that_dies_is_replaced() {
     let Some(server) = RedisServer::start().await else {
         return;
     };
-    let [first, second] = pair(&server).await;
-    let third = Node::start(&server).await;
+    let [first, second] = pair_with(&server, slow).await;
+    let third = Node::with(&server, slow).await;
     let mut follower = Follower::of(&third.broker, &[">"]).await;
     let mut stranger = Stranger::of(&server).await;
     stranger.publish_many(100).await;

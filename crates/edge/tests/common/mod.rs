@@ -154,14 +154,19 @@ impl Server {
 
     /// Waits until a metric has a value.
     pub async fn until_metric(&self, line: &str, value: f64) {
+        self.until_metric_is(line, |now| now == value).await;
+    }
+
+    /// Waits until a metric has a value that is looked for.
+    pub async fn until_metric_is(&self, line: &str, is: impl Fn(f64) -> bool) {
         let look = async {
-            while self.metric(line).await != value {
+            while !is(self.metric(line).await) {
                 time::sleep(Duration::from_millis(5)).await;
             }
         };
         assert!(
             time::timeout(PATIENCE, look).await.is_ok(),
-            "{line} never became {value}"
+            "{line} never became what it should"
         );
     }
 }

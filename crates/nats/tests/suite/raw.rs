@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Node, Server, until};
+use crate::support::{Node, PATIENCE, Server, until};
 use fanfare_core::{
     Broker, BrokerMetrics, Channel, Data, ErrorKind, EventType, GapCause, HistoryQuery, Live,
     Offset, Pattern, Publication, Since,
@@ -424,7 +424,14 @@ async fn a_hundred_thousand_channels_that_come_and_go_leave_nothing_behind() {
     let Some(server) = Server::start("").await else {
         return;
     };
-    let (broker, metrics) = server.broker(&[("raw.*.*", "{name}")]).await;
+    // The last of so many that are asked for at a time waits for all of them.
+    let config = NatsConfig {
+        command_timeout: PATIENCE,
+        ..server.config(&[("raw.*.*", "{name}")])
+    };
+    let metrics = BrokerMetrics::unregistered("nats");
+    let broker = NatsBroker::connect(config, metrics.clone()).await.unwrap();
+    broker.probe().await.unwrap();
     let at_rest = server.count_subscriptions().await;
     let node = Node::new();
     for round in 0..20 {

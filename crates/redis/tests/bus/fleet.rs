@@ -1,6 +1,9 @@
 //! Servers that make one Redis together, shared by the tests of a binary that run at the same time.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use fanfare_redis::{RedisConfig, RedisSentinels, RedisTls};
 use fanfare_testkit::{Certificates, RedisCluster, RedisSentinel, RedisServer, port};
@@ -27,11 +30,15 @@ pub(crate) struct Account {
 
 impl Fleet {
     pub(crate) async fn sentinel() -> Option<Self> {
-        Some(Self::Sentinel(RedisSentinel::start(1).await?))
+        let redis = RedisSentinel::start(1).await?;
+        // Nobody dies here, and whom this machine keeps waiting is not to be taken for dead.
+        redis.find_dead_after(Duration::from_secs(60)).await;
+        Some(Self::Sentinel(redis))
     }
 
     pub(crate) async fn cluster() -> Option<Self> {
-        Some(Self::Cluster(RedisCluster::start(0).await?))
+        let patient = ["--cluster-node-timeout", "15000"];
+        Some(Self::Cluster(RedisCluster::start_with(0, &patient).await?))
     }
 
     /// A server that wants a client's certificate.
