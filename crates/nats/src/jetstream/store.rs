@@ -157,7 +157,7 @@ impl Shared {
             let data = ready.publication.data.bytes().clone();
             let answer: Result<Ack, Trouble> = self.wire.put(subject, headers, data).await;
             let is_in_process = match &answer {
-                // Servers before 2.10.17 say it so.
+                // Older servers say it so.
                 Ok(ack) => ack.duplicate && ack.seq == 0,
                 Err(trouble) => trouble.is_id_in_process(),
             };
