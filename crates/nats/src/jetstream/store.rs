@@ -60,19 +60,20 @@ impl Shared {
             .map(|(channel, publication)| self.ready(channel, publication));
         let ready: Vec<_> = ready.collect();
         let good: Vec<&Ready<'_>> = ready.iter().flatten().collect();
+        // All waits for what is not ready yet end here, those for an answer by the link's own bound.
         let until = Instant::now() + self.wire.patience;
-        let mut acks = self.put_all(&good).await;
+        let mut acks = self.put_all(&good, until).await;
         // Nobody took any, so they are nowhere.
         while !acks.is_empty()
             && acks.iter().all(|ack| *ack == Err(Trouble::Nobody))
             && self.is_coming_back(&good, until).await
         {
-            acks = self.put_all(&good).await;
+            acks = self.put_all(&good, until).await;
         }
         let placed = good
             .iter()
             .zip(acks)
-            .map(|(ready, ack)| self.placed(ready, ack));
+            .map(|(ready, ack)| self.placed(ready, ack, until));
         let mut placed = join_all(placed).await.into_iter();
         let silent = || Err(Trouble::NoAnswer.of(WHAT));
         let result = |ready: &Result<_, BrokerError>| match ready {
@@ -127,31 +128,27 @@ impl Shared {
     /// Whether a stream that nobody answered for may take publications after all: our own is made
     /// again where it was gone, and one whose servers elect has a leader soon.
     async fn is_coming_back(&self, good: &[&Ready<'_>], until: Instant) -> bool {
-        let mut is_coming = false;
-        for log in &*self.logs {
-            if good.iter().any(|ready| Arc::ptr_eq(ready.log, log)) {
-                // Who elects does not answer at all.
-                is_coming |= match timeout(ELECTION_WAIT, log.stream.attend()).await {
-                    Ok(Err(trouble)) => matches!(trouble, Trouble::Nobody | Trouble::NoAnswer),
-                    Ok(Ok(_)) | Err(_) => true,
-                };
-                log.kick.notify_one();
-            }
-        }
+        let wanted = |log: &&Arc<Log>| good.iter().any(|ready| Arc::ptr_eq(ready.log, log));
+        let attends = self.logs.iter().filter(wanted).map(async |log| {
+            // Who elects does not answer at all.
+            let there = timeout(ELECTION_WAIT, log.stream.attend()).await;
+            log.kick.notify_one();
+            !matches!(there, Ok(Err(trouble)) if !matches!(trouble, Trouble::Nobody | Trouble::NoAnswer))
+        });
+        let is_coming = join_all(attends).await.contains(&true);
         sleep(WAIT).await;
         is_coming && Instant::now() < until
     }
 
-    async fn put_all(&self, all: &[&Ready<'_>]) -> Vec<Result<Ack, Trouble>> {
+    async fn put_all(&self, all: &[&Ready<'_>], until: Instant) -> Vec<Result<Ack, Trouble>> {
         // Each is sent when it is first polled, in their order: the runtime must not put off one of
         // them because those before it used up a task's budget.
-        unconstrained(join_all(all.iter().map(|ready| self.put(ready)))).await
+        unconstrained(join_all(all.iter().map(|ready| self.put(ready, until)))).await
     }
 
-    /// Puts one; again, for as long as an answer may take, while another publication of its key is
-    /// with the stream's servers and has no place yet: then nothing was done with this one.
-    async fn put(&self, ready: &Ready<'_>) -> Result<Ack, Trouble> {
-        let until = Instant::now() + self.wire.patience;
+    /// Puts one; again while another publication of its key is with the stream's servers and has no
+    /// place yet: then nothing was done with this one.
+    async fn put(&self, ready: &Ready<'_>, until: Instant) -> Result<Ack, Trouble> {
         loop {
             let (subject, headers) = (ready.subject.clone(), ready.headers.clone());
             let data = ready.publication.data.bytes().clone();
@@ -176,11 +173,12 @@ impl Shared {
         &self,
         ready: &Ready<'_>,
         ack: Result<Ack, Trouble>,
+        until: Instant,
     ) -> Result<Published, BrokerError> {
         let ack = ack.map_err(|trouble| trouble.of(WHAT))?;
         let log = ready.log;
         let place = if ack.duplicate {
-            first_of(log, ack.seq, self.wire.patience).await?
+            first_of(log, ack.seq, until).await?
         } else {
             let at = ready.headers.get(envelope::AT);
             let at = at.map(|at| at.as_str().parse());
@@ -243,8 +241,7 @@ impl Shared {
 /// The place of the first publication of a key.
 ///
 /// Who is read may be behind who took it: what it does not have is gone where the stream says so.
-async fn first_of(log: &Arc<Log>, seq: u64, patience: Duration) -> Result<Place, BrokerError> {
-    let until = Instant::now() + patience;
+async fn first_of(log: &Arc<Log>, seq: u64, until: Instant) -> Result<Place, BrokerError> {
     loop {
         if let Some(check) = log.checked(seq) {
             return Ok(Place { seq, check });
@@ -264,10 +261,12 @@ async fn first_of(log: &Arc<Log>, seq: u64, patience: Duration) -> Result<Place,
 /// Reads the place of a message that was once stored. `None` where it is not there yet.
 async fn look_up(log: &Arc<Log>, seq: u64) -> Result<Option<Place>, Trouble> {
     let there = log.stream.message(seq, None).await?;
-    if let Some(first) = there.filter(|first| first.place.seq == seq) {
-        return Ok(Some(first.place));
-    }
+    let is_gone = match there {
+        Some(first) if first.place.seq == seq => return Ok(Some(first.place)),
+        // Who has a later one has had it.
+        Some(_) => true,
+        None => log.stream.is_gone(seq).await?,
+    };
     // Where it is gone, it is the place where it was.
-    let is_gone = log.stream.is_gone(seq).await?;
     Ok(is_gone.then_some(Place { seq, check: 0 }))
 }
