@@ -22,7 +22,7 @@ async fn the_demo_publishes_real_figures_every_second() {
         .await
         .unwrap();
     let mut seen = std::collections::BTreeMap::<String, Vec<Value>>::new();
-    while seen.len() < 4 || seen.values().any(|figures| figures.len() < 2) {
+    while seen.len() < 4 || seen.values().any(|figures| figures.len() < 4) {
         let event = client.next_event(SOON).await.unwrap().unwrap();
         if event.event_type != "message" {
             continue;
@@ -35,9 +35,9 @@ async fn the_demo_publishes_real_figures_every_second() {
     }
     let number = |value: &Value| value.as_f64().unwrap();
     let at = |channel: &str, n: usize| number(&seen[channel][n]["at"]);
-    let apart = at("system.cpu", 1) - at("system.cpu", 0);
-    // About a second, where nothing else wants the machine.
-    assert!((1.0..20_000.0).contains(&apart), "{apart} ms apart");
+    let apart = at("system.cpu", 3) - at("system.cpu", 0);
+    // Three seconds, less what the first one was late, which is under one.
+    assert!(apart > 2000.0, "{apart} ms apart");
     // What this machine says itself.
     let cpu = &seen["system.cpu"][1];
     assert_eq!(

@@ -49,9 +49,13 @@ async fn the_start_waits_for_its_bus() {
         redis.url()
     );
     redis.kill();
+    // In its place is somebody who hangs up.
+    let witness = tokio::net::TcpListener::bind(redis.address())
+        .await
+        .unwrap();
     let later = async {
-        // As many times as an attempt on a busy machine may need to come first.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        drop(witness.accept().await.unwrap());
+        drop(witness);
         redis.restart().await;
     };
     let builder = server(&config);
